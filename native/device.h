@@ -1,0 +1,63 @@
+/*
+ * What the control process does to the host for a port: opens devices and sockets, and puts back what it changed. Each
+ * function returns 0 or a descriptor, and -errno where it fails; a failed call leaves nothing behind.
+ */
+#ifndef WEFT_DEVICE_H
+#define WEFT_DEVICE_H
+
+#include <net/if.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct link {
+    int index;      /* interface index */
+    int mtu;        /* bytes */
+    unsigned flags; /* IFF_* */
+    uint8_t mac[6];
+};
+
+struct tap_request {
+    const char *name;  /* 1 to 15 bytes */
+    const char *netns; /* path of the namespace's file, "" for this process's */
+    bool multi_queue;
+    bool offloads; /* take checksum, TSO and USO work over from the host's stack */
+    int mtu;
+    int64_t owner; /* uid, -1 none */
+};
+
+struct tap_found {
+    bool existed; /* the device was there, so it is left there, as `link` describes it */
+    struct link link;
+};
+
+/* Creates or adopts the TAP, sets it up, brings the link up. Returns a non-blocking descriptor. */
+int tap_open(const struct tap_request *request, struct tap_found *found);
+/* Gives an adopted device its earlier MTU and flags back, and takes its offloads away. */
+int tap_restore(int fd, const char *name, const char *netns, const struct link *link);
+
+/* AF_PACKET sockets on an existing interface; fds[0] receives, fds[1] sends past the queueing discipline. */
+int packet_open(const char *name, const char *netns, int fds[2], struct link *link);
+
+int link_get(const char *name, const char *netns, struct link *link);
+int link_set_mtu(const char *name, const char *netns, int mtu);
+
+/* Unix and TCP sockets; all descriptors are non-blocking and close on exec. `mode`: permissions of the path. */
+int unix_listen(const char *path, int mode);
+int unix_connect(const char *path);
+int unix_bind_dgram(const char *path, int mode);
+int unix_connect_dgram(const char *path);
+int tcp_listen(const char *address, int port);  /* address: numeric, IPv4 or IPv6 */
+int tcp_connect(const char *address, int port); /* may still be connecting */
+int socket_accept(int fd);
+int peer_credentials(int fd, int *pid, int *uid, int *gid);
+
+/* Memory, wake-up counters and the channel between the processes. */
+int memory_create(const char *name, int64_t bytes);
+int event_create(void);
+int event_signal(int fd);
+int channel_create(int fds[2]); /* SOCK_SEQPACKET */
+int channel_send(int fd, const uint8_t *bytes, size_t length, const int *fds, int fd_count);
+/* Returns the length, 0 when the other side is gone. fds holds fd_max, *fd_count tells how many came. */
+int64_t channel_receive(int fd, uint8_t *bytes, size_t room, int *fds, int fd_max, int *fd_count);
+
+#endif

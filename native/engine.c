@@ -1,0 +1,321 @@
+/*
+ * The burst engine: readiness, the two calls a turn, the pool, the sorting of the egress list by port.
+ *
+ * Readiness. All descriptors stand in one epoll set, edge-triggered. An event puts the port on the ready list, and it stays
+ * there until its device has no more: while frames come, a port is asked by reading it, not by epoll. Ports take turns of
+ * at most PORT_BURST frames, in the order of the list; a port that has more goes to the end of it. The set is looked at
+ * again in every receive call, without waiting while any port is ready.
+ *
+ * Waiting. After a turn with frames the next one is often microseconds away, and sleeping costs more than that (a wake-up
+ * of the scheduler, 5 to 50 us). So the engine first asks again for spin_micros, then blocks. The spin doubles (to
+ * SPIN_MAX) whenever it was rewarded, halves when it was not, and is off after a second without frames: an idle switch
+ * sleeps.
+ *
+ * Transmit. The egress list comes in the order of the frames; it is sorted by port (stable, so each port's order is kept)
+ * in one pass of chains and one of copying, because most kinds send many frames in one system call.
+ *
+ * What it does not do: decide. It knows neither VLANs nor addresses.
+ */
+#include "engine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SPIN_MAX 50 /* microseconds */
+#define SPIN_MIN 2
+#define EPOLL_BATCH 128
+#define KEY_CONTROL PORTS_MAX
+#define KEY_WAKE (PORTS_MAX + 1)
+#define KEY_OUT 0x10000 /* the event is about fd_out */
+
+static int64_t now_nanos(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000000000LL + time.tv_nsec;
+}
+
+static void fill_free_stacks(struct engine *engine) {
+    int32_t small = engine->header[HEADER_SMALL_SLOTS], large = engine->header[HEADER_LARGE_SLOTS];
+    /* lowest on top: a lightly used pool stays within few pages */
+    for (int32_t i = 0; i < small; i++) engine->free_small[i] = small - 1 - i;
+    for (int32_t i = 0; i < large; i++) engine->free_large[i] = small + large - 1 - i;
+    engine->header[HEADER_FREE_SMALL_COUNT] = small;
+    engine->header[HEADER_FREE_LARGE_COUNT] = large;
+    engine->header[HEADER_HELD_SMALL] = 0;
+    engine->header[HEADER_HELD_LARGE] = 0;
+}
+
+/* A section's first byte, NULL if it does not lie whole in the arena. */
+static void *section(struct engine *engine, size_t arena_bytes, enum header_word word, int64_t bytes) {
+    int64_t offset = engine->header[word];
+    if (offset < HEADER_SIZE || bytes < 0 || offset + bytes > (int64_t)arena_bytes) return NULL;
+    return engine->base + offset;
+}
+
+int engine_open(struct engine *engine, uint8_t *arena, size_t bytes) {
+    memset(engine, 0, sizeof *engine);
+    engine->epoll = engine->wake = engine->control = -1;
+    if (bytes < HEADER_SIZE) return EINVAL;
+    engine->base = arena;
+    int32_t *header = engine->header = (int32_t *)(void *)arena;
+    if (header[HEADER_MAGIC] != ARENA_MAGIC || header[HEADER_VERSION] != ARENA_VERSION) return EINVAL;
+    int32_t small = header[HEADER_SMALL_SLOTS], large = header[HEADER_LARGE_SLOTS], ports = header[HEADER_PORTS];
+    if (small < 0 || large < 0 || ports < 0 || ports > PORTS_MAX) return EINVAL;
+    engine->small_slots = small;
+    engine->slots = small + large;
+    engine->records = section(engine, bytes, HEADER_RECORDS, engine->slots * (int64_t)sizeof(struct record));
+    engine->free_small = section(engine, bytes, HEADER_FREE_SMALL, small * 4LL);
+    engine->free_large = section(engine, bytes, HEADER_FREE_LARGE, large * 4LL);
+    engine->burst = section(engine, bytes, HEADER_BURST, BURST_CAPACITY * 4LL);
+    engine->egress = section(engine, bytes, HEADER_EGRESS, EGRESS_CAPACITY * (int64_t)sizeof(struct outgoing));
+    engine->events = section(engine, bytes, HEADER_EVENTS, EVENT_CAPACITY * (int64_t)sizeof(struct port_event));
+    engine->counters = section(engine, bytes, HEADER_COUNTERS, ((int64_t)ports << COUNTER_SHIFT) * 8);
+    engine->drops = section(engine, bytes, HEADER_DROPS, ((int64_t)ports << DROP_SHIFT) * 8);
+    if (!engine->records || !engine->free_small || !engine->free_large || !engine->burst || !engine->egress ||
+        !engine->events || !engine->counters || !engine->drops ||
+        !section(engine, bytes, HEADER_SMALL, (int64_t)small * SMALL_SLOT_BYTES) ||
+        !section(engine, bytes, HEADER_LARGE, (int64_t)large * LARGE_SLOT_BYTES))
+        return EINVAL;
+    engine->scratch = malloc(SCRATCH_BYTES);
+    if (!engine->scratch) return ENOMEM;
+    engine->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (engine->epoll < 0) return errno;
+    for (int i = 0; i < PORTS_MAX; i++) engine->head[i] = -1;
+    engine->started = now_nanos();
+    header[HEADER_EVENT_COUNT] = 0;
+    header[HEADER_CONTROL] = 0;
+    fill_free_stacks(engine);
+    return 0;
+}
+
+void engine_close(struct engine *engine) {
+    for (int32_t i = 0; i < PORTS_MAX; i++)
+        if (engine->ports[i].ops) engine_detach(engine, i);
+    if (engine->epoll >= 0) close(engine->epoll);
+    free(engine->scratch);
+    engine->epoll = -1;
+    engine->scratch = NULL;
+}
+
+/* ---- ports ---- */
+
+static int watch(struct engine *engine, int fd, uint32_t events, uint32_t key) {
+    struct epoll_event event = {.events = events, .data.u32 = key};
+    return epoll_ctl(engine->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
+}
+
+/* The control channel and the wake-up counter are looked after like ports, level-triggered. */
+int engine_watch(struct engine *engine, int control, int wake) {
+    int error = 0;
+    engine->control = control;
+    engine->wake = wake;
+    if (control >= 0) error = watch(engine, control, EPOLLIN, KEY_CONTROL);
+    if (!error && wake >= 0) error = watch(engine, wake, EPOLLIN, KEY_WAKE);
+    return error;
+}
+
+static void list_ready(struct engine *engine, struct port *port) {
+    port->ready = true;
+    if (port->listed || port->failed) return;
+    port->listed = true;
+    engine->ready[engine->ready_count++] = port->index;
+}
+
+int engine_attach(struct engine *engine, int32_t index, enum port_kind kind, int fd, int fd_out) {
+    static const struct port_kind_ops *const kinds[] = {
+        [KIND_TAP] = &tap_ops, [KIND_PACKET] = &packet_ops, [KIND_STREAM] = &stream_ops, [KIND_DGRAM] = &dgram_ops};
+    int error = 0;
+    if (index < 0 || index >= engine->header[HEADER_PORTS] || kind < KIND_TAP || kind > KIND_DGRAM) error = EINVAL;
+    if (!error && engine->ports[index].ops) error = EEXIST;
+    if (!error) {
+        struct port *port = &engine->ports[index];
+        bool listed = port->listed; /* an earlier port's place on the ready list may not have been cleared yet */
+        *port = (struct port){.ops = kinds[kind], .index = index, .fd = fd, .fd_out = fd_out, .listed = listed};
+        error = watch(engine, fd, EPOLLIN | EPOLLRDHUP | EPOLLET, (uint32_t)index);
+        if (!error && fd_out >= 0) error = watch(engine, fd_out, EPOLLET, (uint32_t)index | KEY_OUT);
+        if (!error) {
+            list_ready(engine, port);
+            return 0;
+        }
+        port->ops = NULL;
+    }
+    if (fd >= 0) close(fd);
+    if (fd_out >= 0) close(fd_out);
+    return error;
+}
+
+int engine_detach(struct engine *engine, int32_t index) {
+    if (index < 0 || index >= PORTS_MAX || !engine->ports[index].ops) return ENOENT;
+    struct port *port = &engine->ports[index];
+    /* the control process keeps a copy of the descriptor, so closing ours does not take it out of the set */
+    if (port->fd >= 0) epoll_ctl(engine->epoll, EPOLL_CTL_DEL, port->fd, NULL);
+    if (port->fd_out >= 0) epoll_ctl(engine->epoll, EPOLL_CTL_DEL, port->fd_out, NULL);
+    port->ops->close(engine, port);
+    port->ops = NULL;
+    port->ready = false;
+    return 0;
+}
+
+void port_failed(struct engine *engine, struct port *port, int code) {
+    port->ready = false;
+    if (port->failed) return;
+    int32_t used = engine->header[HEADER_EVENT_COUNT];
+    if (used >= EVENT_CAPACITY) { /* no room to tell: ask again in a later call, it fails again */
+        list_ready(engine, port);
+        return;
+    }
+    port->failed = true;
+    engine->events[used] = (struct port_event){.port = port->index, .code = code};
+    engine->header[HEADER_EVENT_COUNT] = used + 1;
+}
+
+void port_await_writable(struct engine *engine, struct port *port, bool wanted) {
+    int fd = port->fd_out >= 0 ? port->fd_out : port->fd;
+    uint32_t key = (uint32_t)port->index | (port->fd_out >= 0 ? KEY_OUT : 0);
+    uint32_t events = EPOLLET | (port->fd_out >= 0 ? 0 : EPOLLIN | EPOLLRDHUP) | (wanted ? EPOLLOUT : 0);
+    struct epoll_event event = {.events = events, .data.u32 = key};
+    epoll_ctl(engine->epoll, EPOLL_CTL_MOD, fd, &event);
+}
+
+/* ---- receive ---- */
+
+int32_t pool_copy_in(struct engine *engine, const uint8_t *frame, int32_t length) {
+    int32_t packet = length <= SMALL_FRAME_BYTES ? pool_take_small(engine) : pool_take_large(engine);
+    if (packet < 0) return -1;
+    struct record *record = pool_fill(engine, packet, length);
+    memcpy(frame_of(engine, record), frame, (size_t)length);
+    return packet;
+}
+
+/* Takes epoll's news; returns whether there was any. */
+static bool poll_events(struct engine *engine, int wait_millis) {
+    struct epoll_event events[EPOLL_BATCH];
+    int count = epoll_wait(engine->epoll, events, EPOLL_BATCH, wait_millis);
+    for (int i = 0; i < count; i++) {
+        uint32_t key = events[i].data.u32;
+        if (key == KEY_CONTROL) {
+            engine->header[HEADER_CONTROL] = 1;
+        } else if (key == KEY_WAKE) {
+            uint64_t value;
+            if (read(engine->wake, &value, sizeof value) < 0) continue; /* EAGAIN: somebody else's turn */
+        } else {
+            struct port *port = &engine->ports[key & EGRESS_PORT_MASK];
+            if (!port->ops) continue;
+            if (events[i].events & EPOLLOUT && port->ops->writable) port->ops->writable(engine, port);
+            if (events[i].events & (EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP) && !(key & KEY_OUT))
+                list_ready(engine, port);
+        }
+    }
+    return count > 0;
+}
+
+/* Asks the ports on the ready list, in turns, until the burst is full. */
+static int read_ready(struct engine *engine) {
+    int count = 0, asked = engine->ready_count, kept = 0;
+    int64_t bytes = 0;
+    int i = 0;
+    for (; i < asked && count < BURST_CAPACITY && bytes < BURST_BYTES; i++) {
+        int32_t index = engine->ready[i];
+        struct port *port = &engine->ports[index];
+        if (port->ops && port->ready && !port->failed) {
+            int room = BURST_CAPACITY - count < PORT_BURST ? BURST_CAPACITY - count : PORT_BURST;
+            int got = port->ops->receive(engine, port, engine->burst + count, room);
+            for (int k = count; k < count + got; k++) {
+                struct record *record = record_of(engine, engine->burst[k]);
+                record->ingress = index;
+                bytes += record->length;
+            }
+            count += got;
+        }
+        if (port->ops && port->ready && !port->failed)
+            engine->next[kept++] = index;
+        else
+            port->listed = false;
+    }
+    /* those not asked come first next time, then those that have more */
+    int left = engine->ready_count - i;
+    memmove(engine->ready, engine->ready + i, (size_t)left * sizeof *engine->ready);
+    memcpy(engine->ready + left, engine->next, (size_t)kept * sizeof *engine->ready);
+    engine->ready_count = left + kept;
+    return count;
+}
+
+static void write_time(struct engine *engine) {
+    struct timespec time;
+    clock_gettime(CLOCK_REALTIME, &time);
+    engine->header[HEADER_TIME_SECONDS] = (int32_t)time.tv_sec;
+    engine->header[HEADER_TIME_NANOS] = (int32_t)time.tv_nsec;
+    engine->header[HEADER_NOW] = (int32_t)((now_nanos() - engine->started) / 1000000);
+}
+
+static bool has_news(const struct engine *engine) {
+    return engine->header[HEADER_CONTROL] || engine->header[HEADER_EVENT_COUNT];
+}
+
+int engine_receive(struct engine *engine, int wait_millis) {
+    engine->header[HEADER_EVENT_COUNT] = 0;
+    engine->header[HEADER_CONTROL] = 0;
+    poll_events(engine, 0);
+    int count = read_ready(engine);
+    if (count == 0 && !has_news(engine) && engine->ready_count == 0 && wait_millis > 0) {
+        bool rewarded = false;
+        if (engine->spin_micros >= SPIN_MIN) {
+            int64_t until = now_nanos() + engine->spin_micros * 1000LL;
+            do {
+                rewarded = poll_events(engine, 0);
+            } while (!rewarded && now_nanos() < until);
+        }
+        if (rewarded) {
+            engine->spin_micros = engine->spin_micros * 2 < SPIN_MAX ? engine->spin_micros * 2 : SPIN_MAX;
+        } else {
+            engine->spin_micros /= 2;
+            int64_t before = now_nanos();
+            poll_events(engine, wait_millis);
+            /* a short sleep would better have been a spin: try that the next time */
+            if (now_nanos() - before < SPIN_MAX * 1000LL && engine->spin_micros < SPIN_MIN) engine->spin_micros = SPIN_MIN;
+        }
+        count = read_ready(engine);
+    }
+    write_time(engine);
+    return count;
+}
+
+/* ---- transmit ---- */
+
+void engine_transmit(struct engine *engine, int pairs) {
+    const struct outgoing *egress = engine->egress;
+    int visited = 0;
+    if (pairs > EGRESS_CAPACITY) pairs = EGRESS_CAPACITY;
+    for (int i = 0; i < pairs; i++) {
+        int32_t index = egress[i].port & EGRESS_PORT_MASK;
+        if (index >= PORTS_MAX) continue;
+        engine->next[i] = -1;
+        if (engine->head[index] < 0) {
+            engine->head[index] = i;
+            engine->visited[visited++] = index;
+        } else {
+            engine->next[engine->tail[index]] = i;
+        }
+        engine->tail[index] = i;
+    }
+    for (int v = 0; v < visited; v++) {
+        int32_t index = engine->visited[v];
+        struct port *port = &engine->ports[index];
+        int count = 0;
+        for (int i = engine->head[index]; i >= 0; i = engine->next[i]) engine->sorted[count++] = egress[i];
+        engine->head[index] = -1;
+        if (port->ops && !port->failed) {
+            port->ops->transmit(engine, port, engine->sorted, count);
+        } else if (index < engine->header[HEADER_PORTS]) {
+            engine->drops[(index << DROP_SHIFT) + DROP_NO_PEER] += count;
+        }
+    }
+    for (int i = 0; i < pairs; i++) {
+        struct record *record = record_of(engine, egress[i].packet);
+        if (--record->references == 0) pool_give(engine, egress[i].packet);
+    }
+}

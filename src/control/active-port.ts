@@ -1,0 +1,317 @@
+/**
+ * A port that runs: its number in the shard, its device, its state. Opens the device, tries again with back-off when it
+ * breaks, and hands its descriptors to the shard. What it carries is counted in the arena.
+ */
+import { userInfo } from 'node:os'
+import { readFileSync } from 'node:fs'
+import {
+  COMPLETED_CHECKSUMS,
+  COUNTER_SHIFT,
+  DROP_SHIFT,
+  RECEIVED_BYTES,
+  RECEIVED_PACKETS,
+  SEGMENTED_PACKETS,
+  TRANSMITTED_BYTES,
+  TRANSMITTED_PACKETS,
+} from '../dataplane/layout.js'
+import { DROP_FIRST_TRANSMIT, DROP_NAMES, DROP_REASONS } from '../dataplane/drops.js'
+import { TAKES_CHECKSUM, TAKES_TSO4, TAKES_TSO6, TAKES_USO } from '../dataplane/port-table.js'
+import { RING_DIRECTION, RING_KIND, RING_PORT, RING_TAG, MESSAGE_FRAME } from '../dataplane/ring.js'
+import { type Device, type Socket, explain } from '../ports/device.js'
+import { SystemFailure } from '../ports/native.js'
+import { NetdevDevice } from '../ports/netdev.js'
+import { PcapDevice } from '../ports/pcap.js'
+import { QemuDevice } from '../ports/qemu.js'
+import { TapDevice } from '../ports/tap.js'
+import { Failure, type FailureCode } from './failure.js'
+import type { PortDefinition, PortStatus } from './model.js'
+import type { Shard } from './shard.js'
+
+const RETRY_FIRST_MILLIS = 200
+const RETRY_MOST_MILLIS = 3000
+
+type State = PortStatus['state']
+
+export class ActivePort implements Socket {
+  readonly number: number
+  definition: PortDefinition
+  state: State = 'down'
+  reason: string | null = null
+  /** the network's MTU, for a port that has none of its own */
+  networkMtu: number
+  readonly device: Device
+  private readonly shard: Shard
+  private readonly onChange: (port: ActivePort) => void
+  private attachment = 0
+  private attached: { kind: number; fds: number[] } | null = null
+  private settled: Promise<unknown> = Promise.resolve()
+  private retry: NodeJS.Timeout | null = null
+  private retryMillis = RETRY_FIRST_MILLIS
+  private closed = false
+
+  constructor(
+    number: number,
+    definition: PortDefinition,
+    networkMtu: number,
+    shard: Shard,
+    onChange: (port: ActivePort) => void,
+  ) {
+    this.number = number
+    this.definition = definition
+    this.networkMtu = networkMtu
+    this.shard = shard
+    this.onChange = onChange
+    this.device = createDevice(definition, this.wantedMtu(), this)
+    this.clearCounters()
+  }
+
+  /** bytes of an IP packet */
+  get mtu(): number {
+    const wanted = this.wantedMtu()
+    return this.device.mtuLimit > 0 ? Math.min(wanted, this.device.mtuLimit) : wanted
+  }
+
+  /**
+   * Opens the device. Rejects with a Failure if it cannot be; `patient`: keeps trying instead.
+   */
+  async open(patient: boolean): Promise<void> {
+    try {
+      this.device.open()
+      await this.settled
+    } catch (error) {
+      const waits = error instanceof SystemFailure && this.device.patientWith.includes(error.code)
+      if (!patient && !waits) {
+        this.closed = true
+        this.device.close()
+        throw asFailure(error, this.definition)
+      }
+      this.report(waits ? 'down' : 'error', explain(error, `${this.definition.kind} ${deviceName(this.definition)}`))
+      this.openLater()
+    }
+  }
+
+  /** Closes the device; resolves when the shard has let go of it too. */
+  async close(): Promise<void> {
+    this.closed = true
+    if (this.retry) clearTimeout(this.retry)
+    this.device.close()
+    this.detach()
+    await this.settled
+  }
+
+  /** The shard tells that the descriptor it had came to its end. */
+  failed(attachment: number, code: number): void {
+    if (this.closed || attachment !== this.attachment || !this.attached) return
+    if (this.device.failed(code)) this.openLater()
+  }
+
+  check(): void {
+    if (this.closed) return
+    const before = this.device.mtuLimit
+    try {
+      this.device.check()
+    } catch (error) {
+      this.report('error', explain(error, deviceName(this.definition)))
+      this.openLater()
+    }
+    if (this.device.mtuLimit !== before) this.onChange(this)
+  }
+
+  /** Gives a new shard process the descriptors. */
+  reattach(): void {
+    if (this.attached) this.attach(this.attached.kind, this.attached.fds)
+  }
+
+  change(definition: PortDefinition, networkMtu: number): void {
+    const before = this.wantedMtu()
+    this.definition = definition
+    this.networkMtu = networkMtu
+    if (this.wantedMtu() !== before) this.device.setMtu(this.wantedMtu())
+    this.onChange(this)
+  }
+
+  // Socket, for the device.
+
+  attach(kind: number, fds: number[]): void {
+    this.attached = { kind, fds: [...fds] }
+    this.attachment++
+    this.retryMillis = RETRY_FIRST_MILLIS
+    const asked = this.shard.ask(
+      { do: 'attach', port: this.number, kind, attachment: this.attachment },
+      this.attached.fds,
+    )
+    this.settle(asked)
+    asked.catch((error: Error) => this.report('error', error.message))
+  }
+
+  detach(): void {
+    if (!this.attached) return
+    this.attached = null
+    this.settle(this.shard.ask({ do: 'detach', port: this.number }))
+  }
+
+  report(state: State, reason: string | null): void {
+    if (this.closed || (state === this.state && reason === this.reason)) return
+    this.state = state
+    this.reason = reason
+    this.onChange(this)
+  }
+
+  inject(bytes: Uint8Array): boolean {
+    const ring = this.shard.inject
+    if (!ring.hasRoom(bytes.length)) return false
+    const index = ring.reserve(bytes.length)
+    const header = ring.header()
+    header[index + RING_KIND] = MESSAGE_FRAME
+    header[index + RING_PORT] = this.number
+    header[index + RING_DIRECTION] = 0
+    header[index + RING_TAG] = 0
+    ring.data().set(bytes, ring.place(index))
+    ring.publish()
+    this.shard.signal()
+    return true
+  }
+
+  status(): PortStatus {
+    const { arena } = this.shard
+    const counter = (which: number): number => arena.counters[(this.number << COUNTER_SHIFT) + which]
+    const drops: Record<string, number> = {}
+    let receiveDropped = 0
+    let transmitDropped = 0
+    for (let reason = 0; reason < DROP_REASONS; reason++) {
+      const count = arena.drops[(this.number << DROP_SHIFT) + reason]
+      const name = DROP_NAMES[reason]
+      if (count === 0 || name === undefined) continue
+      drops[name] = count
+      if (reason >= DROP_FIRST_TRANSMIT) transmitDropped += count
+      else receiveDropped += count
+    }
+    const { definition } = this
+    const linkDown = !definition.link
+    return {
+      name: definition.name,
+      kind: definition.kind,
+      state: linkDown && this.state !== 'error' ? 'down' : this.state,
+      reason: linkDown && this.state !== 'error' ? 'the link is down by order' : this.reason,
+      mac: this.definition.mac ?? this.device.mac,
+      mtu: this.mtu,
+      vlan: definition.vlan,
+      isolated: definition.isolated,
+      link: definition.link,
+      macLimit: definition.macLimit,
+      offloads: offloadNames(this.device.offloads),
+      receive: {
+        packets: counter(RECEIVED_PACKETS),
+        bytes: counter(RECEIVED_BYTES),
+        dropped: receiveDropped,
+      },
+      transmit: {
+        packets: counter(TRANSMITTED_PACKETS),
+        bytes: counter(TRANSMITTED_BYTES),
+        dropped: transmitDropped,
+      },
+      drops,
+      software: { segmented: counter(SEGMENTED_PACKETS), checksums: counter(COMPLETED_CHECKSUMS) },
+      options: portOptions(definition),
+    }
+  }
+
+  private wantedMtu(): number {
+    return this.definition.mtu ?? this.networkMtu
+  }
+
+  private settle(asked: Promise<unknown>): void {
+    const before = this.settled
+    this.settled = before.then(() => asked).catch(() => undefined)
+  }
+
+  private openLater(): void {
+    if (this.closed || this.retry) return
+    this.retry = setTimeout(() => {
+      this.retry = null
+      if (!this.closed) void this.open(true)
+    }, this.retryMillis)
+    this.retry.unref()
+    this.retryMillis = Math.min(this.retryMillis * 2, RETRY_MOST_MILLIS)
+  }
+
+  private clearCounters(): void {
+    const { counters, drops } = this.shard.arena
+    counters.fill(0, this.number << COUNTER_SHIFT, (this.number + 1) << COUNTER_SHIFT)
+    drops.fill(0, this.number << DROP_SHIFT, (this.number + 1) << DROP_SHIFT)
+  }
+}
+
+function createDevice(port: PortDefinition, mtu: number, socket: Socket): Device {
+  switch (port.kind) {
+    case 'tap':
+      return new TapDevice({ ...port, owner: port.owner === null ? null : userId(port.owner) }, mtu, socket)
+    case 'netdev':
+      return new NetdevDevice(port, socket)
+    case 'qemu':
+      return new QemuDevice(port, socket)
+    case 'pcap':
+      return new PcapDevice(port, port.name, socket)
+  }
+}
+
+/** The options that only a port's kind has: what its device depends on. */
+export function portOptions(port: PortDefinition): PortStatus['options'] {
+  switch (port.kind) {
+    case 'tap': {
+      const { kind, dev, netns, queues, owner, offloads } = port
+      return { kind, dev, netns, queues, owner, offloads }
+    }
+    case 'netdev':
+      return { kind: port.kind, dev: port.dev, netns: port.netns }
+    case 'qemu':
+      return { kind: port.kind, path: port.path, client: port.client, dgram: port.dgram }
+    case 'pcap':
+      return { kind: port.kind, read: port.read, write: port.write }
+  }
+}
+
+function deviceName(port: PortDefinition): string {
+  if (port.kind === 'qemu') return port.path
+  if (port.kind === 'pcap') return port.read ?? port.write ?? ''
+  return port.dev
+}
+
+function offloadNames(offloads: number): string[] {
+  const names: [bit: number, name: string][] = [
+    [TAKES_CHECKSUM, 'checksum'],
+    [TAKES_TSO4, 'tso4'],
+    [TAKES_TSO6, 'tso6'],
+    [TAKES_USO, 'uso'],
+  ]
+  return names.filter(([bit]) => (offloads & bit) !== 0).map(([, name]) => name)
+}
+
+function userId(user: string): number {
+  if (/^\d+$/.test(user)) return Number(user)
+  const me = userInfo()
+  if (me.username === user) return me.uid
+  for (const line of readFileSync('/etc/passwd', 'utf8').split('\n')) {
+    const [name, , uid] = line.split(':')
+    if (name === user) return Number(uid)
+  }
+  throw new Failure('ERR_NOT_FOUND', `owner ${user}: no such user`)
+}
+
+function asFailure(error: unknown, port: PortDefinition): Failure {
+  if (error instanceof Failure) return error
+  const codes: Record<string, FailureCode> = {
+    ENODEV: 'ERR_DEVICE_NOT_FOUND',
+    ENXIO: 'ERR_DEVICE_NOT_FOUND',
+    ENOENT: 'ERR_DEVICE_NOT_FOUND',
+    EPERM: 'ERR_PERMISSION',
+    EACCES: 'ERR_PERMISSION',
+    EBUSY: 'ERR_PORT_BUSY',
+    EADDRINUSE: 'ERR_PORT_BUSY',
+    ENAMETOOLONG: 'ERR_INVALID',
+    EINVAL: 'ERR_INVALID',
+  }
+  const code = (error as NodeJS.ErrnoException).code ?? ''
+  const sentence = explain(error, `${port.kind} ${deviceName(port)}`)
+  return new Failure(codes[code] ?? 'ERR_IO', `port ${port.name}: ${sentence}`)
+}

@@ -1,0 +1,277 @@
+/**
+ * The methods of the API: name, sentence, parameters, result. One table from which come the checks of parameters, the
+ * document of `rpc.discover` (OpenRPC) and the types of the client.
+ *
+ * Names are those of the command line: `object.verb`, or the bare word where the command has one. Parameters are named;
+ * positions work too, in the order given here. Results are the types of `model.ts`.
+ */
+import { type Static, type TSchema, Type } from 'typebox'
+import { AgeSeconds, NetworkInput, NetworkSettings, TableVid } from './definition.js'
+import type { FdbEntry, NetworkStatus, PortStatus, StaticEntry } from './model.js'
+import { Interface, KindSettings, Mac, Mtu, Name, PortInput, PortSettings } from './port-definition.js'
+import {
+  CaptureEnd,
+  DoctorReport,
+  FdbEntryResult,
+  NetworkResult,
+  PortResult,
+  QemuAdvice,
+  StaticResult,
+  StatsEntry,
+  StatusReport,
+} from './api-results.js'
+
+const closed = { additionalProperties: false }
+
+/** A network, by name or uuid. */
+const NetworkName = Type.String({ minLength: 1, maxLength: 64, description: 'the name or uuid of a network' })
+const PortName = Type.String({ minLength: 1, maxLength: 64, description: 'the name of a port' })
+
+const named = Type.Object({ name: NetworkName }, closed)
+const onNetwork = Type.Object({ network: NetworkName }, closed)
+const onPort = Type.Object({ network: NetworkName, name: PortName }, closed)
+const inTable = Type.Object(
+  { network: NetworkName, port: Type.Optional(PortName), vid: Type.Optional(TableVid) },
+  closed,
+)
+
+/** A setting that null takes back to its default. */
+function nullable<T extends TSchema>(schema: T) {
+  const { minimum, maximum, description, type } = schema as {
+    minimum?: number
+    maximum?: number
+    description?: string
+    type?: string
+  }
+  const errorText = minimum !== undefined ? `${minimum}..${maximum ?? ''}` : (description ?? `a ${type}`)
+  return Type.Optional(Type.Union([schema, Type.Null()], { errorText }))
+}
+
+const { access, trunk, native, mac, mtu, isolated, link, macLimit } = PortSettings
+const { netns, queues, owner, offloads } = KindSettings.tap
+const { path, client, dgram } = KindSettings.qemu
+const { read, write } = KindSettings.pcap
+
+// The ports of a network are checked one by one by `definition.ts`, which names the faulty one; see `Method.published`.
+const networkParameters = {
+  ...NetworkSettings,
+  uuid: Type.Optional(Type.String()),
+  ports: Type.Optional(Type.Array(Type.Unknown())),
+  fdb: Type.Optional(Type.Array(Type.Unknown())),
+}
+
+interface Method<P extends TSchema, R extends TSchema> {
+  summary: string
+  params: P
+  result: R
+  /** what `rpc.discover` shows in place of `params` */
+  published?: TSchema
+}
+
+function method<P extends TSchema, R extends TSchema>(
+  summary: string,
+  params: P,
+  result: R,
+  published?: TSchema,
+): Method<P, R> {
+  return published === undefined ? { summary, params, result } : { summary, params, result, published }
+}
+
+const nothing = Type.Object({}, closed)
+const done = Type.Object({}, { ...closed, description: 'nothing to tell' })
+
+export const api = {
+  status: method('What the daemon is and does', nothing, StatusReport),
+  stats: method(
+    'Counters of all ports, of one network or of all that are active',
+    Type.Object({ network: Type.Optional(NetworkName) }, closed),
+    Type.Array(StatsEntry),
+  ),
+  doctor: method('What the host lacks, what is misconfigured, what Weft touched', nothing, DoctorReport),
+  qemu: method('The QEMU arguments that attach a guest to a port', onPort, QemuAdvice),
+
+  'network.list': method(
+    'The active networks, or all',
+    Type.Object({ all: Type.Optional(Type.Boolean()) }, closed),
+    Type.Array(NetworkResult),
+  ),
+  'network.show': method('One network', named, NetworkResult),
+  'network.create': method(
+    'Defines a network and starts it; a transient one is gone when it stops',
+    Type.Object({ ...networkParameters, transient: Type.Optional(Type.Boolean()) }, closed),
+    NetworkResult,
+    Type.Object({ ...NetworkInput.properties, transient: Type.Optional(Type.Boolean()) }, closed),
+  ),
+  'network.define': method(
+    'Defines a network without starting it, or changes one',
+    Type.Object(networkParameters, closed),
+    NetworkResult,
+    NetworkInput,
+  ),
+  'network.set': method(
+    'Changes settings of a network while it runs',
+    Type.Object(
+      {
+        name: NetworkName,
+        mtu: Type.Optional(Mtu),
+        fdbAgeSeconds: Type.Optional(AgeSeconds),
+        autostart: Type.Optional(Type.Boolean()),
+      },
+      closed,
+    ),
+    NetworkResult,
+  ),
+  'network.start': method('Starts a network', named, NetworkResult),
+  'network.stop': method('Stops a network', named, NetworkResult),
+  'network.restart': method('Stops a network and starts it', named, NetworkResult),
+  'network.delete': method('Stops a network and forgets it', named, done),
+  'network.export': method(
+    'The definition of a network as a document that network.define takes',
+    Type.Object(
+      {
+        name: NetworkName,
+        format: Type.Optional(Type.Union([Type.Literal('yaml'), Type.Literal('json'), Type.Literal('xml')])),
+      },
+      closed,
+    ),
+    Type.Object({ format: Type.String(), text: Type.String() }),
+  ),
+
+  'port.add': method(
+    'Adds a port to a network',
+    Type.Object(
+      {
+        network: NetworkName,
+        name: Name,
+        kind: Type.String({ description: 'one of tap, netdev, qemu, pcap' }),
+        dev: Type.Optional(Interface),
+        path: Type.Optional(path),
+        ...{ netns, queues, owner, offloads, client, dgram, read, write },
+        ...PortSettings,
+      },
+      closed,
+    ),
+    PortResult,
+    Type.Intersect([Type.Object({ network: NetworkName }), PortInput]),
+  ),
+  'port.list': method('The ports of a network', onNetwork, Type.Array(PortResult)),
+  'port.show': method('One port', onPort, PortResult),
+  'port.set': method(
+    'Changes settings of a port; null takes one back to its default',
+    Type.Object(
+      {
+        network: NetworkName,
+        name: PortName,
+        kind: Type.Optional(Type.String()),
+        dev: nullable(Interface),
+        netns: nullable(netns),
+        queues: nullable(queues),
+        owner: nullable(owner),
+        offloads: nullable(offloads),
+        path: Type.Optional(path),
+        client: nullable(client),
+        dgram: nullable(dgram),
+        read: nullable(read),
+        write: nullable(write),
+        access: nullable(access),
+        trunk: nullable(trunk),
+        native: nullable(native),
+        mac: nullable(mac),
+        mtu: nullable(mtu),
+        isolated: nullable(isolated),
+        link: nullable(link),
+        macLimit: nullable(macLimit),
+      },
+      closed,
+    ),
+    PortResult,
+  ),
+  'port.remove': method('Removes a port', onPort, done),
+  'port.link': method(
+    'Pulls the cable of a port or plugs it in',
+    Type.Object(
+      { network: NetworkName, name: PortName, state: Type.Union([Type.Literal('up'), Type.Literal('down')]) },
+      closed,
+    ),
+    PortResult,
+  ),
+
+  'fdb.list': method('The forwarding table of a network', inTable, Type.Array(FdbEntryResult)),
+  'fdb.add': method(
+    'Adds a static entry; without vid, in the VLAN of the untagged frames of the port',
+    Type.Object({ network: NetworkName, mac: Mac, port: PortName, vid: Type.Optional(TableVid) }, closed),
+    StaticResult,
+  ),
+  'fdb.remove': method(
+    'Removes an address from the table, from one VLAN or from all',
+    Type.Object({ network: NetworkName, mac: Mac, vid: Type.Optional(TableVid) }, closed),
+    Type.Object({ removed: Type.Integer() }),
+  ),
+  'fdb.flush': method('Forgets learned addresses', inTable, Type.Object({ flushed: Type.Integer() })),
+
+  subscribe: method(
+    'Sends `event` notifications for topics such as port.added, port.*, *; and `rates` for the topic rates',
+    Type.Object(
+      {
+        topics: Type.Array(Type.String({ minLength: 1, maxLength: 64 }), { minItems: 1, maxItems: 32 }),
+        network: Type.Optional(NetworkName),
+        intervalSeconds: Type.Optional(Type.Number({ minimum: 0.1, maximum: 3600 })),
+      },
+      closed,
+    ),
+    Type.Object({ subscription: Type.Integer() }),
+  ),
+  unsubscribe: method('Ends a subscription', Type.Object({ subscription: Type.Integer() }, closed), done),
+  'capture.start': method(
+    'Sends frames as binary messages that make a pcapng file; `capture.ended` follows when count is reached',
+    Type.Object(
+      {
+        network: NetworkName,
+        port: Type.Optional(PortName),
+        filter: Type.Optional(Type.String({ maxLength: 4096 })),
+        count: Type.Optional(Type.Integer({ minimum: 1, maximum: Number.MAX_SAFE_INTEGER })),
+      },
+      closed,
+    ),
+    done,
+  ),
+  'capture.stop': method('Ends the capture of this connection', nothing, CaptureEnd),
+}
+
+export type MethodName = keyof typeof api
+export type Methods = {
+  [M in MethodName]: { params: Static<(typeof api)[M]['params']>; result: Static<(typeof api)[M]['result']> }
+}
+
+// The published schemas say what the model's types say: the compiler compares them here.
+type Same<A, B> = A extends B ? (B extends A ? true : never) : never
+export const sameNetwork: Same<NetworkStatus, Static<typeof NetworkResult>> = true
+export const samePort: Same<PortStatus, Static<typeof PortResult>> = true
+export const sameEntry: Same<FdbEntry, Static<typeof FdbEntryResult>> = true
+export const sameStatic: Same<StaticEntry, Static<typeof StaticResult>> = true
+
+/** The OpenRPC document. */
+export function discover(version: string): object {
+  return {
+    openrpc: '1.3.2',
+    info: { title: 'Weft', version, description: 'JSON-RPC 2.0 over WebSocket' },
+    methods: Object.entries(api).map(([name, entry]) => ({
+      name,
+      summary: entry.summary,
+      paramStructure: 'by-name',
+      params: parameters(('published' in entry && entry.published) || entry.params),
+      result: { name: 'result', schema: entry.result },
+      errors: [{ code: -32000, message: 'refused; data.code tells why, data.path what' }],
+    })),
+  }
+}
+
+function parameters(schema: TSchema): object[] {
+  const { properties, required = [], allOf } = schema as unknown as {
+    properties?: Record<string, TSchema>
+    required?: string[]
+    allOf?: TSchema[]
+  }
+  if (properties === undefined) return [{ name: 'port', required: true, schema: { allOf } }]
+  return Object.entries(properties).map(([name, one]) => ({ name, required: required.includes(name), schema: one }))
+}

@@ -1,0 +1,513 @@
+/**
+ * The networks of this daemon: what is defined, what of it runs, and every change to either.
+ *
+ * A network is persistent (in the store) or transient (gone when stopped), active or not. Each change goes the same way:
+ * a new definition is made from the old one, `plan` says what that means for the running network, `execute` does it in the
+ * fabric, and the store is written as its last step. If any step is refused, the earlier ones are taken back and the
+ * definition is as before. Changes are serialised: one at a time over all networks, in the order they were asked for.
+ *
+ * A network that ran when the daemon died runs again when it comes back, and so does one with `autostart`. On an empty
+ * state there is one network, `default`. A port whose device is missing does not keep its network down: the fabric shows
+ * the port in state `error` and tries again.
+ */
+import { UPLINK_PORT, parseNetwork, parseStatic, sharedDevice, writtenNetwork } from './definition.js'
+import { unsupportedXml, writeDocument } from './document.js'
+import { Failure } from './failure.js'
+import type { Log } from './log.js'
+import type {
+  Fabric,
+  FabricEvent,
+  FdbEntry,
+  NetworkDefinition,
+  NetworkStatus,
+  PortDefinition,
+  PortStatus,
+  StaticEntry,
+} from './model.js'
+import { type Action, execute, plan } from './plan.js'
+import { parseMac, parsePort, writtenPort } from './port-definition.js'
+import { invalid, join } from './schema.js'
+import type { Store } from './store.js'
+
+interface Network {
+  definition: NetworkDefinition
+  persistent: boolean
+  active: boolean
+}
+
+/** Something that happened, as subscribers hear of it: `type` is the topic. */
+export type Event =
+  | FabricEvent
+  | { type: 'network.added' | 'network.removed' | 'network.started' | 'network.stopped'; network: string }
+  | { type: 'network.changed'; network: string }
+  | { type: 'port.added' | 'port.changed' | 'port.removed'; network: string; port: string }
+  | { type: 'fdb.added' | 'fdb.removed'; network: string; mac: string; vid: number; port: string }
+
+export interface NetworkSettingsChange {
+  mtu?: number
+  fdbAgeSeconds?: number
+  autostart?: boolean
+}
+
+export class Networks {
+  private readonly fabric: Fabric
+  private readonly store: Store
+  private readonly log: Log
+  private readonly networks = new Map<string, Network>()
+  private readonly listeners = new Set<(event: Event) => void>()
+  private tail: Promise<unknown> = Promise.resolve()
+
+  constructor(fabric: Fabric, store: Store, log: Log) {
+    this.fabric = fabric
+    this.store = store
+    this.log = log
+    fabric.onEvent(event => this.emit(event))
+  }
+
+  /** Loads the store and starts what must run, then applies the networks of a configuration file, if any. */
+  async open(configuration: readonly unknown[] | null): Promise<void> {
+    const wanted = (configuration ?? []).map((value, index) => parseNetwork(value, join('networks', index)))
+    for (const { network, active } of this.store.load()) {
+      this.networks.set(network.name, { definition: network, persistent: true, active: false })
+      if (active || network.autostart) await this.startLoaded(network.name)
+    }
+    for (const { path, reason } of this.store.problems()) {
+      this.log.error(`${path} cannot be read and is left as it is: ${reason}`)
+    }
+    for (const network of wanted) await this.configure(network)
+    if (this.networks.size === 0 && this.store.problems().length === 0) {
+      await this.create({ name: 'default', mode: 'isolated' }, false)
+    }
+  }
+
+  onEvent(listener: (event: Event) => void): () => void {
+    this.listeners.add(listener)
+    return () => this.listeners.delete(listener)
+  }
+
+  /** Waits until the changes that were asked for are done. */
+  async settle(): Promise<void> {
+    await this.tail
+  }
+
+  list(all: boolean): NetworkStatus[] {
+    return [...this.networks.values()].filter(network => all || network.active).map(status)
+  }
+
+  show(name: string): NetworkStatus {
+    return status(this.find(name))
+  }
+
+  definition(name: string): NetworkDefinition {
+    return this.find(name).definition
+  }
+
+  isActive(name: string): boolean {
+    return this.find(name).active
+  }
+
+  /** Throws ERR_NETWORK_INACTIVE if the network does not run. */
+  requireActive(name: string): void {
+    const { definition, active } = this.find(name)
+    if (!active) throw new Failure('ERR_NETWORK_INACTIVE', `network ${definition.name} is not active`)
+  }
+
+  /** Defines a network and starts it. */
+  create(value: unknown, transient: boolean): Promise<NetworkStatus> {
+    return this.serial(async () => {
+      const parsed = parseNetwork(value)
+      const autostart = (value as { autostart?: boolean }).autostart ?? !transient
+      const definition = { ...parsed, autostart: autostart && !transient }
+      this.refuseTaken(definition)
+      this.refuseBusy(definition, definition.ports)
+      const network: Network = { definition, persistent: !transient, active: true }
+      await this.run(definition, plan(null, definition), () => this.save(network))
+      this.networks.set(definition.name, network)
+      this.emit({ type: 'network.added', network: definition.name })
+      this.emit({ type: 'network.started', network: definition.name })
+      return status(network)
+    })
+  }
+
+  /** Makes a persistent, inactive network, or changes the one of that name, at once where it runs. */
+  define(value: unknown): Promise<NetworkStatus> {
+    const parsed = parseNetwork(value)
+    const { uuid, autostart } = value as { uuid?: string; autostart?: boolean }
+    const current = this.networks.get(parsed.name)
+    if (current === undefined) {
+      return this.serial(async () => {
+        this.refuseTaken(parsed)
+        const network: Network = { definition: parsed, persistent: true, active: false }
+        this.save(network)
+        this.networks.set(parsed.name, network)
+        this.emit({ type: 'network.added', network: parsed.name })
+        return status(network)
+      })
+    }
+    return this.change(parsed.name, (before, network) => {
+      if (uuid !== undefined && parsed.uuid !== before.uuid) {
+        throw invalid('uuid', `network ${parsed.name} has ${before.uuid}, not ${parsed.uuid}`)
+      }
+      network.persistent = true
+      return { ...parsed, uuid: before.uuid, autostart: autostart ?? before.autostart }
+    })
+  }
+
+  start(name: string): Promise<NetworkStatus> {
+    return this.serial(async () => {
+      const network = this.find(name)
+      const { definition } = network
+      if (network.active) throw new Failure('ERR_NETWORK_ACTIVE', `network ${definition.name} is active already`)
+      await this.run(definition, plan(null, definition), () => this.save({ ...network, active: true }))
+      network.active = true
+      this.emit({ type: 'network.started', network: definition.name })
+      return status(network)
+    })
+  }
+
+  /** Stops a network; a transient one is gone then. */
+  stop(name: string): Promise<NetworkStatus> {
+    return this.serial(async () => {
+      this.requireActive(name)
+      const network = this.find(name)
+      const { definition } = network
+      await this.run(definition, plan(definition, null), () => this.save({ ...network, active: false }))
+      network.active = false
+      this.emit({ type: 'network.stopped', network: definition.name })
+      if (!network.persistent) this.forget(definition.name)
+      return status(network)
+    })
+  }
+
+  restart(name: string): Promise<NetworkStatus> {
+    return this.serial(async () => {
+      this.requireActive(name)
+      const network = this.find(name)
+      const { definition } = network
+      await this.run(definition, [...plan(definition, null), ...plan(null, definition)], () => {})
+      this.emit({ type: 'network.stopped', network: definition.name })
+      this.emit({ type: 'network.started', network: definition.name })
+      return status(network)
+    })
+  }
+
+  /** Stops a network if it runs, and forgets it. */
+  delete(name: string): Promise<void> {
+    return this.serial(async () => {
+      const { definition, active, persistent } = this.find(name)
+      await this.run(definition, active ? plan(definition, null) : [], () => {
+        if (persistent) this.store.remove(definition.name)
+      })
+      if (active) this.emit({ type: 'network.stopped', network: definition.name })
+      this.forget(definition.name)
+    })
+  }
+
+  set(name: string, settings: NetworkSettingsChange): Promise<NetworkStatus> {
+    return this.change(name, before => {
+      const after = parseNetwork({ ...writtenNetwork(before), ...settings })
+      return { ...before, mtu: after.mtu, fdbAgeSeconds: after.fdbAgeSeconds, autostart: after.autostart }
+    })
+  }
+
+  export(name: string, format: 'yaml' | 'json' | 'xml'): string {
+    if (format === 'xml') throw unsupportedXml()
+    return writeDocument(writtenNetwork(this.definition(name)), format)
+  }
+
+  // Ports.
+
+  ports(name: string): PortStatus[] {
+    const { definition, active } = this.find(name)
+    if (active) return this.fabric.ports(definition.name)
+    return definition.ports.map(port => idle(port, definition))
+  }
+
+  port(name: string, port: string): PortStatus {
+    const { definition, active } = this.find(name)
+    const found = portOf(definition, port)
+    return active ? this.fabric.port(definition.name, port) : idle(found, definition)
+  }
+
+  async addPort(name: string, value: unknown): Promise<PortStatus> {
+    const port = parsePort(value)
+    await this.change(name, before => {
+      if (before.ports.some(one => one.name === port.name)) {
+        throw new Failure('ERR_PORT_EXISTS', `network ${before.name} has a port ${port.name} already`)
+      }
+      return { ...before, ports: [...before.ports, port] }
+    })
+    return this.port(name, port.name)
+  }
+
+  /** Changes what `settings` names; null takes a setting back to its default. The kind of a port stays. */
+  async setPort(name: string, port: string, settings: Record<string, unknown>): Promise<PortStatus> {
+    await this.change(name, before => {
+      const from = portOf(before, port)
+      const to = parsePort(merged(writtenPort(from), settings), '', isUplink(before, port))
+      if (isUplink(before, port) && sharedDevice(from, to) === null) {
+        throw invalid('dev', `port ${port} is the uplink of network ${before.name}, it stays ${before.uplink}`)
+      }
+      return { ...before, ports: before.ports.map(one => (one.name === port ? to : one)) }
+    })
+    return this.port(name, port)
+  }
+
+  async removePort(name: string, port: string): Promise<void> {
+    await this.change(name, before => {
+      portOf(before, port)
+      if (isUplink(before, port)) {
+        throw invalid('name', `port ${port} is the uplink of network ${before.name}; delete the network instead`)
+      }
+      return {
+        ...before,
+        ports: before.ports.filter(one => one.name !== port),
+        fdb: before.fdb.filter(entry => entry.port !== port),
+      }
+    })
+  }
+
+  // Forwarding entries.
+
+  fdb(name: string, filter: { port?: string; vid?: number }): FdbEntry[] {
+    const { definition, active } = this.find(name)
+    if (filter.port !== undefined) portOf(definition, filter.port)
+    if (active) return this.fabric.fdb(definition.name, filter)
+    return definition.fdb
+      .filter(({ port, vid }) => (filter.port ?? port) === port && (filter.vid ?? vid) === vid)
+      .map(({ vid, mac, port }) => ({ vid, mac, port, static: true, ageSeconds: 0 }))
+  }
+
+  async addEntry(name: string, value: { mac: string; port: string; vid?: number }): Promise<StaticEntry> {
+    portOf(this.definition(name), value.port)
+    let added: StaticEntry | undefined
+    await this.change(name, before => {
+      const entry = parseStatic(value, before.ports)
+      const other = before.fdb.find(one => one.mac === entry.mac && one.vid === entry.vid)
+      if (other !== undefined) {
+        throw invalid('mac', `${entry.mac} is static in VLAN ${entry.vid} already, at port ${other.port}`)
+      }
+      added = entry
+      return { ...before, fdb: [...before.fdb, entry] }
+    })
+    return added as StaticEntry
+  }
+
+  /** Removes an address, static or learned, from one VLAN or from all. Returns how many entries went. */
+  async removeEntry(name: string, text: string, vid: number | undefined): Promise<number> {
+    const mac = parseMac(text, 'mac')
+    const found = this.fdb(name, vid === undefined ? {} : { vid }).filter(entry => entry.mac === mac)
+    if (found.length === 0) {
+      const where = vid === undefined ? '' : ` in VLAN ${vid}`
+      throw new Failure('ERR_NOT_FOUND', `network ${this.definition(name).name} has no entry ${mac}${where}`)
+    }
+    const owner = this.definition(name).ports.find(port => port.mac === mac)
+    if (owner !== undefined && found.some(entry => entry.static && entry.port === owner.name)) {
+      throw invalid('mac', `${mac} is the address of port ${owner.name}; weft port set ${name} ${owner.name} changes it`)
+    }
+    const chosen = (entry: { mac: string; vid: number }) =>
+      found.some(one => one.mac === entry.mac && one.vid === entry.vid)
+    await this.change(name, before => ({ ...before, fdb: before.fdb.filter(entry => !chosen(entry)) }))
+    await this.serial(async () => {
+      if (!this.find(name).active) return
+      const { definition } = this.find(name)
+      for (const entry of found) {
+        if (!entry.static) await this.fabric.removeEntry(definition.name, entry.mac, entry.vid)
+      }
+    })
+    return found.length
+  }
+
+  /** Forgets learned addresses. Returns how many. */
+  flush(name: string, filter: { port?: string; vid?: number }): Promise<number> {
+    return this.serial(async () => {
+      const { definition } = this.find(name)
+      this.requireActive(name)
+      if (filter.port !== undefined) portOf(definition, filter.port)
+      return this.fabric.flush(definition.name, filter)
+    })
+  }
+
+  // The one way to change a definition.
+
+  private change(
+    name: string,
+    edit: (before: NetworkDefinition, network: Network) => NetworkDefinition,
+  ): Promise<NetworkStatus> {
+    return this.serial(async () => {
+      const network = this.find(name)
+      const before = network.definition
+      const changed: Network = { ...network }
+      changed.definition = edit(before, changed)
+      const actions = plan(before, changed.definition)
+      if (network.active) {
+        const added = actions.flatMap(action =>
+          action.do === 'port.add' ? [action.port] : action.do === 'port.set' ? [action.to] : [],
+        )
+        this.refuseBusy(changed.definition, added)
+      }
+      await this.run(before, network.active ? actions : [], () => this.save(changed))
+      Object.assign(network, changed)
+      this.announce(before.name, actions)
+      this.emit({ type: 'network.changed', network: before.name })
+      return status(network)
+    })
+  }
+
+  private run(definition: NetworkDefinition, actions: readonly Action[], commit: () => void): Promise<void> {
+    return execute(this.fabric, definition.name, actions, commit, (action, error) =>
+      this.log.error(`network ${definition.name}: ${action.do} could not be taken back: ${(error as Error).message}`),
+    )
+  }
+
+  private async configure(wanted: NetworkDefinition): Promise<void> {
+    const written = { ...writtenNetwork(wanted), autostart: true }
+    const current = this.networks.get(wanted.name)
+    if (current === undefined) {
+      await this.create(written, false)
+      return
+    }
+    await this.define({ ...written, uuid: current.definition.uuid })
+    if (!current.active) await this.start(wanted.name)
+  }
+
+  private async startLoaded(name: string): Promise<void> {
+    const network = this.find(name)
+    try {
+      await this.fabric.start(network.definition)
+      network.active = true
+    } catch (error) {
+      this.log.error(`network ${name} does not start: ${(error as Error).message}`)
+    }
+  }
+
+  private find(name: string): Network {
+    const named = this.networks.get(name)
+    if (named !== undefined) return named
+    for (const network of this.networks.values()) if (network.definition.uuid === name.toLowerCase()) return network
+    this.store.refuseBroken(name)
+    throw new Failure('ERR_NETWORK_NOT_FOUND', `there is no network ${name}`)
+  }
+
+  private refuseTaken({ name, uuid }: NetworkDefinition): void {
+    this.store.refuseBroken(name)
+    if (this.networks.has(name)) throw new Failure('ERR_NETWORK_EXISTS', `there is a network ${name} already`)
+    for (const { definition } of this.networks.values()) {
+      if (definition.uuid !== uuid) continue
+      throw new Failure('ERR_NETWORK_EXISTS', `network ${definition.name} has the uuid ${uuid} already`, 'uuid')
+    }
+  }
+
+  private refuseBusy(network: NetworkDefinition, added: readonly PortDefinition[]): void {
+    for (const { definition, active } of this.networks.values()) {
+      const others = definition.name === network.name ? network.ports : active ? definition.ports : []
+      for (const port of added) {
+        for (const other of others) {
+          const shared = other.name === port.name && others === network.ports ? null : sharedDevice(other, port)
+          if (shared === null) continue
+          const owner = `port ${other.name} of network ${definition.name}`
+          throw new Failure('ERR_PORT_BUSY', `port ${port.name}: ${shared} is in use by ${owner}`)
+        }
+      }
+    }
+  }
+
+  private save({ definition, active, persistent }: Network): void {
+    if (persistent) this.store.save(definition, active)
+  }
+
+  private forget(name: string): void {
+    this.networks.delete(name)
+    this.emit({ type: 'network.removed', network: name })
+  }
+
+  private serial<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.tail.then(work)
+    this.tail = result.catch(() => {})
+    return result
+  }
+
+  private announce(network: string, actions: readonly Action[]): void {
+    for (const action of actions) {
+      if (action.do === 'port.add') this.emit({ type: 'port.added', network, port: action.port.name })
+      if (action.do === 'port.set') this.emit({ type: 'port.changed', network, port: action.to.name })
+      if (action.do === 'port.remove') this.emit({ type: 'port.removed', network, port: action.port.name })
+      if (action.do === 'fdb.add') this.emit({ type: 'fdb.added', network, ...action.entry })
+      if (action.do === 'fdb.remove') this.emit({ type: 'fdb.removed', network, ...action.entry })
+    }
+  }
+
+  private emit(event: Event): void {
+    for (const listener of this.listeners) listener(event)
+  }
+}
+
+function status({ definition, active, persistent }: Network): NetworkStatus {
+  const { name, uuid, mode, autostart, uplink, domain, mtu, fdbAgeSeconds, ports } = definition
+  return {
+    name,
+    uuid,
+    mode,
+    active,
+    persistent,
+    autostart,
+    subnets: [],
+    uplink,
+    domain,
+    mtu,
+    fdbAgeSeconds,
+    ports: ports.length,
+  }
+}
+
+function portOf(network: NetworkDefinition, name: string): PortDefinition {
+  const port = network.ports.find(one => one.name === name)
+  if (port !== undefined) return port
+  throw new Failure('ERR_PORT_NOT_FOUND', `network ${network.name} has no port ${name}`)
+}
+
+function isUplink(network: NetworkDefinition, port: string): boolean {
+  return network.mode === 'bridge' && port === UPLINK_PORT
+}
+
+/** A written port with settings laid over it: null takes one out, an access VLAN replaces a trunk and the reverse. */
+function merged(written: Record<string, unknown>, settings: Record<string, unknown>): Record<string, unknown> {
+  const { name, kind, ...changes } = settings
+  if (name !== undefined && name !== written.name) throw invalid('name', `port ${written.name} keeps its name`)
+  if (kind !== undefined && kind !== written.kind) {
+    throw invalid('kind', `port ${written.name} stays ${written.kind}; remove it and add it as ${kind}`)
+  }
+  const result = { ...written }
+  if (changes.access != null) for (const key of ['trunk', 'native']) delete result[key]
+  if (changes.trunk != null) delete result.access
+  for (const [key, value] of Object.entries(changes)) {
+    if (value === null) delete result[key]
+    else if (value !== undefined) result[key] = value
+  }
+  if (changes.trunk === null) delete result.native
+  return result
+}
+
+/** The status of a port whose network does not run. */
+function idle(port: PortDefinition, network: NetworkDefinition): PortStatus {
+  const { name, vlan, mac, mtu, isolated, link, macLimit, ...options } = port
+  const none = { packets: 0, bytes: 0, dropped: 0 }
+  return {
+    name,
+    kind: port.kind,
+    state: 'down',
+    reason: `network ${network.name} is not active`,
+    mac,
+    mtu: mtu ?? network.mtu,
+    vlan,
+    isolated,
+    link,
+    macLimit,
+    offloads: [],
+    receive: none,
+    transmit: { ...none },
+    drops: {},
+    software: { segmented: 0, checksums: 0 },
+    options,
+  }
+}

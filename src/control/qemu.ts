@@ -1,0 +1,68 @@
+/**
+ * The QEMU arguments that attach a guest to a port.
+ *
+ * The guest's MAC is the port's, or one made from the network's uuid and the port's name: QEMU's own default is the same
+ * for every guest, and two of them on one network would take each other's frames.
+ */
+import { createHash } from 'node:crypto'
+import type { QemuAdvice } from './api-results.js'
+import { Failure } from './failure.js'
+import type { NetworkDefinition, PortDefinition } from './model.js'
+
+/** Throws ERR_UNSUPPORTED, with advice, for a port that no guest can attach to. */
+export function qemuAdvice(network: NetworkDefinition, port: PortDefinition): QemuAdvice {
+  const device = `virtio-net-pci,netdev=${port.name},mac=${port.mac ?? guestMac(network.uuid, port.name)}`
+  const advice = (netdev: string, notes: string[]) => {
+    const sized = port.mtu === null && network.mtu === 1500 ? device : `${device},host_mtu=${port.mtu ?? network.mtu}`
+    return { arguments: ['-netdev', netdev, '-device', sized], notes }
+  }
+  const id = `id=${port.name}`
+  switch (port.kind) {
+    case 'qemu': {
+      if (port.dgram) {
+        const guest = escaped(`${port.path}.guest`)
+        const paths = `local.type=unix,local.path=${guest},remote.type=unix,remote.path=${escaped(port.path)}`
+        return advice(`dgram,${id},${paths}`, [
+          'the sysctl net.unix.max_dgram_qlen bounds the frames in flight (10 by default: raise it to 4096)',
+        ])
+      }
+      const side = port.client ? 'server=on' : 'server=off'
+      const notes = port.client
+        ? ['Weft connects again by itself when either side is restarted']
+        : ['so that the guest connects again when Weft is restarted, add reconnect-ms=1000 (QEMU 9.2 and later) or',
+           'reconnect=1 (8.0 to 9.1); for QEMU 7.2 make the port with --client']
+      return advice(`stream,${id},${side},${address(port.path)}`, notes)
+    }
+    case 'netdev':
+      return advice(`tap,${id},ifname=${escaped(port.dev)},script=no,downscript=no`, [
+        `the interface ${port.dev} must be a TAP, and Weft reads what the guest sends there`,
+      ])
+    case 'tap':
+      throw new Failure(
+        'ERR_UNSUPPORTED',
+        `port ${port.name} holds the TAP ${port.dev} itself, so no guest can; for a guest make a port of kind qemu`,
+      )
+    case 'pcap':
+      throw new Failure('ERR_UNSUPPORTED', `port ${port.name} is a capture file, no guest attaches to it`)
+  }
+}
+
+/** A locally administered address in QEMU's range, the same at each call. */
+export function guestMac(uuid: string, port: string): string {
+  const digest = createHash('sha256').update(`${uuid}/${port}`).digest()
+  return `52:54:00:${[...digest.subarray(0, 3)].map(byte => byte.toString(16).padStart(2, '0')).join(':')}`
+}
+
+/** The same for a shell: words that need it in quotes. */
+export function shellLine(words: readonly string[]): string {
+  return words.map(word => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(' ')
+}
+
+function address(path: string): string {
+  const tcp = /^(?:\[([^\]/]+)\]|([^/:]+)):(\d+)$/.exec(path)
+  if (tcp === null) return `addr.type=unix,addr.path=${escaped(path)}`
+  return `addr.type=inet,addr.host=${tcp[1] ?? tcp[2]},addr.port=${tcp[3]}`
+}
+
+/** A comma in a value is doubled. */
+const escaped = (value: string): string => value.replaceAll(',', ',,')

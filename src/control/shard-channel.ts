@@ -1,0 +1,96 @@
+/**
+ * The channel between the control process and a shard: JSON messages and descriptors over a SOCK_SEQPACKET pair.
+ *
+ * A message that is too long for the socket travels as a sealed memory file whose descriptor comes along. A message that
+ * finds the socket full waits in order here and goes with the next `flush`; the sender never blocks.
+ */
+import { readSync, writeSync } from 'node:fs'
+import type { CompiledNetwork } from '../dataplane/port-table.js'
+import { check, native } from '../ports/native.js'
+
+/** What the control process asks. Each is answered with `{ id, result }` or `{ id, error }`. */
+export type Request = { id: number } & (
+  | { do: 'configure'; network: CompiledNetwork }
+  /** descriptors: the port's fd, and its fdOut if it has one; `attachment` comes back with its events */
+  | { do: 'attach'; port: number; kind: number; attachment: number }
+  | { do: 'detach'; port: number }
+  | { do: 'static'; low: number; keyHigh: number; network: number; port: number }
+  | { do: 'forget'; low: number; keyHigh: number; network: number }
+  | { do: 'flush'; network: number; port: number; vid: number; statics: boolean }
+  | { do: 'capture'; capture: number; network: number; port: number; program: number[] }
+  | { do: 'release'; capture: number }
+)
+
+/** A request as its sender writes it: the number is given by the sender's side of the channel. */
+export type RequestBody = Request extends infer R ? (R extends { id: number } ? Omit<R, 'id'> : never) : never
+
+export type Reply =
+  | { id: number; result: number }
+  | { id: number; error: string }
+  /** the shard runs */
+  | { event: 'ready' }
+  /** a port's descriptor came to its end: code 0 closed by the peer, else errno */
+  | { event: 'failed'; port: number; attachment: number; code: number }
+  /** addresses that changed their port: MAC_LOW, KEY_HIGH, network, from, to each */
+  | { event: 'moved'; moves: number[] }
+
+/** Longest message in the socket itself. */
+const INLINE_BYTES = 32768
+const IN_MEMORY = Buffer.from('memory:')
+
+export class ShardChannel<Sent, Received> {
+  readonly fd: number
+  private readonly inbox = Buffer.alloc(INLINE_BYTES + 64)
+  private readonly waiting: { bytes: Buffer; fds: number[]; owned: number }[] = []
+
+  constructor(fd: number) {
+    this.fd = fd
+  }
+
+  /** Sends a message; the descriptors stay the caller's, and must stay open until `isEmpty` if the socket was full. */
+  send(message: Sent, fds: number[] = []): void {
+    const text = Buffer.from(JSON.stringify(message))
+    if (text.length <= INLINE_BYTES) {
+      this.waiting.push({ bytes: text, fds, owned: -1 })
+    } else {
+      const memory = check(native.createMemory(text.length), 'message memory')
+      writeSync(memory, text, 0, text.length, 0)
+      this.waiting.push({ bytes: Buffer.from(`memory:${text.length}`), fds: [memory, ...fds], owned: memory })
+    }
+    this.flush()
+  }
+
+  /** Sends what waited. Returns whether all is sent. */
+  flush(): boolean {
+    for (let next = this.waiting[0]; next !== undefined; next = this.waiting[0]) {
+      const result = native.sendMessage(this.fd, next.bytes, next.fds)
+      if (result < 0 && (result === -EAGAIN || result === -ENOBUFS)) return false
+      if (next.owned >= 0) native.close(next.owned)
+      this.waiting.shift()
+      check(result, 'shard channel')
+    }
+    return true
+  }
+
+  /** The next message and its descriptors, which become the caller's; null: none now; 'closed': the other side is gone. */
+  receive(): { message: Received; fds: number[] } | null | 'closed' {
+    const got = native.receiveMessage(this.fd, this.inbox)
+    const length = typeof got === 'number' ? got : got[0]
+    if (length === -EAGAIN) return null
+    if (length === 0 || length === -ECONNRESET) return 'closed'
+    check(length, 'shard channel')
+    const fds = typeof got === 'number' ? [] : got.slice(1)
+    const bytes = this.inbox.subarray(0, length)
+    if (!bytes.subarray(0, IN_MEMORY.length).equals(IN_MEMORY)) return { message: JSON.parse(bytes.toString()), fds }
+    const memory = fds.shift()
+    if (memory === undefined) throw new Error('shard channel: a message in memory came without its memory')
+    const text = Buffer.alloc(Number(bytes.subarray(IN_MEMORY.length)))
+    readSync(memory, text, 0, text.length, 0)
+    native.close(memory)
+    return { message: JSON.parse(text.toString()), fds }
+  }
+}
+
+const EAGAIN = 11
+const ECONNRESET = 104
+const ENOBUFS = 105

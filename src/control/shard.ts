@@ -1,0 +1,241 @@
+/**
+ * A shard as the control process sees it: its arena, its process, its channel. Supervises: a shard process that dies is
+ * replaced by another on the same arena, and whoever `onRestart` names attaches the same descriptors again, so guests lose
+ * frames and nothing else. One that dies RESTARTS_MAX times within RESTART_WINDOW_MILLIS is given up: the daemon ends.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import {
+  type Arena,
+  DEFAULT_GEOMETRY,
+  FDB_SHIFT,
+  HEADER_FDB_CAPACITY,
+  HEADER_FDB_EVICTED,
+  HEADER_FDB_EXPIRED,
+  HEADER_FDB_LEARNED,
+  HEADER_FDB_MOVED,
+  HEADER_FDB_REFUSED,
+  HEADER_FDB_USED,
+  HEADER_FREE_LARGE_COUNT,
+  HEADER_FREE_SMALL_COUNT,
+  HEADER_INJECT,
+  HEADER_INJECT_BYTES,
+  HEADER_LARGE_SLOTS,
+  HEADER_PUNT,
+  HEADER_PUNT_BYTES,
+  HEADER_SMALL_SLOTS,
+  arenaBytes,
+  formatArena,
+  viewArena,
+} from '../dataplane/layout.js'
+import { Ring } from '../dataplane/ring.js'
+import { check, native } from '../ports/native.js'
+import { Failure } from './failure.js'
+import type { ShardStatus } from './model.js'
+import { type Reply, type Request, type RequestBody, ShardChannel } from './shard-channel.js'
+
+const RESTARTS_MAX = 5
+const RESTART_WINDOW_MILLIS = 60_000
+const FLUSH_AGAIN_MILLIS = 5
+/** Messages read in one go, so that a talkative shard leaves the control process time for others. */
+const READ_LIMIT = 256
+
+export interface ShardListener {
+  /** a port's descriptor came to its end */
+  onFailed(port: number, attachment: number, code: number): void
+  onMoved(moves: number[]): void
+  /** frames wait in the punt ring */
+  onPunt(): void
+  /** a new process runs on the same arena: configure and attach everything again */
+  onRestart(reason: string): void
+  /** it cannot be kept alive */
+  onGivenUp(reason: string): void
+}
+
+export class Shard {
+  readonly index: number
+  readonly arena: Arena
+  readonly punt: Ring
+  readonly inject: Ring
+  restarts = 0
+  private readonly listener: ShardListener
+  private readonly memory: number
+  private readonly wake: number
+  private readonly punted: number
+  private readonly puntWatch: number
+  private child: ChildProcess | null = null
+  private channel: ShardChannel<Request, Reply> | null = null
+  private channelWatch = -1
+  private flushTimer: NodeJS.Timeout | null = null
+  private readonly waiting = new Map<number, { resolve: (result: number) => void; reject: (error: Error) => void }>()
+  private nextId = 1
+  private ready: { resolve: () => void; reject: (error: Error) => void } | null = null
+  private closing = false
+  private deaths: number[] = []
+
+  constructor(index: number, listener: ShardListener) {
+    this.index = index
+    this.listener = listener
+    const bytes = arenaBytes(DEFAULT_GEOMETRY)
+    this.memory = check(native.createMemory(bytes), 'arena')
+    const buffer = check(native.mapMemory(this.memory, bytes), 'arena')
+    formatArena(buffer, DEFAULT_GEOMETRY)
+    this.arena = viewArena(buffer)
+    const { header } = this.arena
+    this.punt = new Ring(buffer, header[HEADER_PUNT], header[HEADER_PUNT_BYTES])
+    this.inject = new Ring(buffer, header[HEADER_INJECT], header[HEADER_INJECT_BYTES])
+    this.wake = check(native.createEvent(), 'wake-up counter')
+    this.punted = check(native.createEvent(), 'punt counter')
+    this.puntWatch = check(
+      native.watch(this.punted, () => {
+        native.drainEvent(this.punted)
+        listener.onPunt()
+      }),
+      'punt counter',
+    )
+  }
+
+  /** Starts the process; resolves when its loop runs. */
+  start(): Promise<void> {
+    const [mine, theirs] = check(native.createChannel(), 'shard channel')
+    const program = fileURLToPath(new URL('./shard-process.js', import.meta.url))
+    // a process group of its own: Ctrl-C in the terminal is for the control process, which then ends the shard in order
+    const child = spawn(process.execPath, ['--no-warnings', program], {
+      stdio: ['ignore', 'inherit', 'inherit', theirs, this.memory, this.wake, this.punted],
+      detached: true,
+    })
+    native.close(theirs)
+    this.child = child
+    const channel = new ShardChannel<Request, Reply>(mine)
+    this.channel = channel
+    this.channelWatch = check(
+      native.watch(mine, () => this.read(channel)),
+      'shard channel',
+    )
+    child.once('error', (error) => this.ended(child, error.message))
+    child.once('exit', (code, signal) => this.ended(child, signal ?? `exit status ${code}`))
+    return new Promise((resolve, reject) => {
+      this.ready = { resolve, reject }
+    })
+  }
+
+  /** Asks the shard; rejects if it refuses or ends first. */
+  ask(request: RequestBody, fds: number[] = []): Promise<number> {
+    const { channel } = this
+    if (!channel) return Promise.reject(new Failure('ERR_IO', `shard ${this.index}: is being restarted`))
+    const id = this.nextId++
+    return new Promise((resolve, reject) => {
+      this.waiting.set(id, { resolve, reject })
+      channel.send({ id, ...request } as Request, fds)
+      this.flushLater(channel)
+    })
+  }
+
+  /** Wakes the shard: something was put into the inject ring. */
+  signal(): void {
+    native.signalEvent(this.wake)
+  }
+
+  status(): ShardStatus {
+    const { header } = this.arena
+    return {
+      index: this.index,
+      pid: this.child?.pid ?? 0,
+      restarts: this.restarts,
+      pool: {
+        slots: header[HEADER_SMALL_SLOTS] + header[HEADER_LARGE_SLOTS],
+        free: header[HEADER_FREE_SMALL_COUNT] + header[HEADER_FREE_LARGE_COUNT],
+      },
+      fdb: {
+        capacity: header[HEADER_FDB_CAPACITY] >> 1,
+        used: header[HEADER_FDB_USED],
+        learned: header[HEADER_FDB_LEARNED] >>> 0,
+        expired: header[HEADER_FDB_EXPIRED] >>> 0,
+        evicted: header[HEADER_FDB_EVICTED] >>> 0,
+        moved: header[HEADER_FDB_MOVED] >>> 0,
+        refused: header[HEADER_FDB_REFUSED] >>> 0,
+      },
+    }
+  }
+
+  /** Entries of the FDB section, in use or not. */
+  fdbRows(): number {
+    return this.arena.fdb.length >> FDB_SHIFT
+  }
+
+  /** Ends the process and gives everything back. */
+  async close(): Promise<void> {
+    this.closing = true
+    const { child } = this
+    const gone = new Promise<void>((resolve) => {
+      if (!child || child.exitCode !== null || child.signalCode !== null) resolve()
+      else child.once('exit', () => resolve())
+    })
+    this.dropChannel('the shard is closed')
+    child?.kill('SIGTERM')
+    await gone
+    native.unwatch(this.puntWatch)
+    for (const fd of [this.memory, this.wake, this.punted]) native.close(fd)
+  }
+
+  private flushLater(channel: ShardChannel<Request, Reply>): void {
+    if (this.flushTimer || channel.flush()) return
+    this.flushTimer = setTimeout(() => {
+      this.flushTimer = null
+      if (this.channel === channel) this.flushLater(channel)
+    }, FLUSH_AGAIN_MILLIS)
+  }
+
+  private read(channel: ShardChannel<Request, Reply>): void {
+    for (let i = 0; i < READ_LIMIT && this.channel === channel; i++) {
+      const next = channel.receive()
+      if (next === null || next === 'closed') return // its end is told by the process's exit
+      this.hear(next.message)
+    }
+  }
+
+  private hear(reply: Reply): void {
+    if ('id' in reply) {
+      const waiting = this.waiting.get(reply.id)
+      this.waiting.delete(reply.id)
+      if ('error' in reply) waiting?.reject(new Failure('ERR_IO', reply.error))
+      else waiting?.resolve(reply.result)
+    } else if (reply.event === 'failed') {
+      this.listener.onFailed(reply.port, reply.attachment, reply.code)
+    } else if (reply.event === 'moved') {
+      this.listener.onMoved(reply.moves)
+    } else {
+      this.ready?.resolve()
+      this.ready = null
+    }
+  }
+
+  private dropChannel(reason: string): void {
+    const { channel } = this
+    this.channel = null
+    if (!channel) return
+    native.unwatch(this.channelWatch)
+    native.close(channel.fd)
+    for (const { reject } of this.waiting.values()) reject(new Failure('ERR_IO', `shard ${this.index}: ${reason}`))
+    this.waiting.clear()
+  }
+
+  private ended(child: ChildProcess, reason: string): void {
+    if (this.child !== child || this.closing) return
+    this.child = null
+    this.dropChannel(`its process ended (${reason})`)
+    this.ready?.reject(new Failure('ERR_IO', `shard ${this.index}: its process ended (${reason})`))
+    this.ready = null
+    const now = Date.now()
+    this.deaths = [...this.deaths.filter((time) => now - time < RESTART_WINDOW_MILLIS), now]
+    if (this.deaths.length > RESTARTS_MAX) {
+      this.listener.onGivenUp(`shard ${this.index} ended ${this.deaths.length} times in a minute (${reason})`)
+      return
+    }
+    this.restarts++
+    this.start().then(
+      () => this.listener.onRestart(reason),
+      () => undefined, // its end has been handled above
+    )
+  }
+}

@@ -1,0 +1,62 @@
+/**
+ * Compiles definitions into what a shard works by: numbers and arrays, no names. Pure.
+ */
+import {
+  type CompiledNetwork,
+  type CompiledPort,
+  PORT_ACCESS,
+  PORT_ISOLATED,
+  PORT_LINK,
+  PORT_RING,
+  PORT_VLAN_AWARE,
+  VID_NONE,
+} from '../dataplane/port-table.js'
+import type { PortDefinition, VlanDefinition } from './model.js'
+
+export interface NumberedPort {
+  number: number
+  definition: PortDefinition
+  /** bytes, with the network's and the device's limits applied */
+  mtu: number
+  /** TAKES_* bits of its device */
+  offloads: number
+}
+
+/** Consecutive VIDs as ranges. */
+function ranges(vids: readonly number[]): [number, number][] {
+  const result: [number, number][] = []
+  for (const vid of vids) {
+    const last = result.at(-1)
+    if (last && last[1] === vid - 1) last[1] = vid
+    else result.push([vid, vid])
+  }
+  return result
+}
+
+function membership(vlan: VlanDefinition): Pick<CompiledPort, 'pvid' | 'vids'> {
+  if (vlan.mode === 'none') return { pvid: 0, vids: [] }
+  if (vlan.mode === 'access') return { pvid: vlan.access!, vids: [[vlan.access!, vlan.access!]] }
+  return { pvid: vlan.native ?? VID_NONE, vids: ranges(vlan.trunk) }
+}
+
+export function compilePort(port: NumberedPort): CompiledPort {
+  const { definition } = port
+  const { mode } = definition.vlan
+  return {
+    port: port.number,
+    flags:
+      (definition.link ? PORT_LINK : 0) |
+      (definition.isolated ? PORT_ISOLATED : 0) |
+      (mode === 'none' ? 0 : PORT_VLAN_AWARE) |
+      (mode === 'access' ? PORT_ACCESS : 0) |
+      (definition.kind === 'pcap' ? PORT_RING : 0),
+    mtu: port.mtu,
+    ...membership(definition.vlan),
+    offloads: port.offloads,
+    macLimit: definition.macLimit,
+  }
+}
+
+export function compileNetwork(number: number, agingSeconds: number, ports: NumberedPort[]): CompiledNetwork {
+  return { network: number, agingSeconds, ports: ports.map(compilePort) }
+}

@@ -1,0 +1,82 @@
+/**
+ * Forward: decides by which ports a frame leaves (IEEE 802.1Q clause 8.6), and lists the pairs of packet and port.
+ *
+ * A frame to a known address leaves by that port alone; one to an unknown address or a group leaves by every port of its
+ * VLAN but the one it came by. Flooding takes a reference a port, never a copy. `admits` holds every condition on a pair.
+ *
+ * The list has EGRESS_CAPACITY pairs. When a flood might not fit, what is listed is sent first, so the order is kept.
+ */
+import type { Burst, Pool } from './burst.js'
+import { DROP_EGRESS_DOWN, DROP_NO_RECIPIENT, DROP_SAME_PORT } from './drops.js'
+import type { Egress } from './egress.js'
+import type { Fdb } from './fdb.js'
+import { DESTINATION_LOW, INGRESS, MAC_HIGH, RECORD_SHIFT, REFERENCES, VID } from './layout.js'
+import { PORT_ISOLATED, PORT_LINK, type PortTable } from './port-table.js'
+
+export class Forward {
+  private readonly pool: Pool
+  private readonly ports: PortTable
+  private readonly fdb: Fdb
+  private readonly egress: Egress
+
+  constructor(pool: Pool, ports: PortTable, fdb: Fdb, egress: Egress) {
+    this.pool = pool
+    this.ports = ports
+    this.fdb = fdb
+    this.egress = egress
+  }
+
+  /** Takes every packet of the burst: each is listed for egress or dropped. */
+  process(burst: Burst): void {
+    const { packets, count } = burst
+    const { records } = this.pool
+    for (let i = 0; i < count; i++) {
+      const packet = packets[i]
+      const record = packet << RECORD_SHIFT
+      const ingress = records[record + INGRESS]
+      const high = records[record + MAC_HIGH] & 0xffff
+      const vid = records[record + VID]
+      const network = this.ports.network[ingress]
+      const port =
+        (high & 1) !== 0 ? -1 : this.fdb.lookup(records[record + DESTINATION_LOW], high | (vid << 16), network)
+      if (port < 0) this.flood(packet, ingress, vid, network)
+      else this.unicast(packet, ingress, vid, port)
+    }
+    burst.count = 0
+  }
+
+  private unicast(packet: number, ingress: number, vid: number, port: number): void {
+    if (port === ingress) this.pool.drop(packet, DROP_SAME_PORT)
+    else if (!this.admits(ingress, port, vid)) this.pool.drop(packet, DROP_NO_RECIPIENT)
+    else if ((this.ports.flags[port] & PORT_LINK) === 0) {
+      this.pool.countDrop(port, DROP_EGRESS_DOWN)
+      this.pool.release(packet)
+    } else {
+      this.egress.reserve(1)
+      this.egress.list(packet, port)
+    }
+  }
+
+  private flood(packet: number, ingress: number, vid: number, network: number): void {
+    const members = this.ports.members[network]
+    const count = this.ports.memberCount[network]
+    this.egress.reserve(count)
+    let recipients = 0
+    for (let i = 0; i < count; i++) {
+      const port = members[i]
+      if (port === ingress || (this.ports.flags[port] & PORT_LINK) === 0 || !this.admits(ingress, port, vid)) continue
+      this.egress.list(packet, port)
+      recipients++
+    }
+    if (recipients === 0) this.pool.drop(packet, DROP_NO_RECIPIENT)
+    else this.pool.records[(packet << RECORD_SHIFT) + REFERENCES] = recipients
+  }
+
+  /** Whether frames of this VID may pass from one port to the other, links apart. */
+  private admits(ingress: number, egress: number, vid: number): boolean {
+    return (
+      this.ports.isMember(egress, vid) &&
+      (this.ports.flags[ingress] & this.ports.flags[egress] & PORT_ISOLATED) === 0
+    )
+  }
+}

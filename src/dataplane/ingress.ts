@@ -1,0 +1,171 @@
+/**
+ * Ingress: decides whether a frame may come in, and to which VLAN it belongs (IEEE 802.1Q clause 6.9, 8.6.2).
+ *
+ * In order, for each frame: counted as received; the port's link up; whole (runt, truncated, longer than the MTU, an
+ * offload header that contradicts it); the outer tag popped into the record, so that every frame behind this stage is
+ * untagged; no second tag; the type or length field plausible; a source address that can be one; not addressed to the
+ * bridge group (01:80:C2:00:00:0X), which no switch forwards; classified to a VID that the port is a member of.
+ *
+ * A segmentation-offload frame is measured by its segments. A service tag (802.1ad) counts as a second tag: Weft forwards
+ * neither, so a guest cannot smuggle one VLAN inside another.
+ *
+ * Leaves in the record: VID, TCI, ETHERTYPE and the addresses as words for the stages behind.
+ */
+import type { Burst, Pool } from './burst.js'
+import {
+  DROP_BAD_LENGTH,
+  DROP_BAD_OFFLOAD,
+  DROP_BAD_SOURCE,
+  DROP_DOUBLE_TAG,
+  DROP_LINK_DOWN,
+  DROP_LINK_LOCAL,
+  DROP_OVERSIZE,
+  DROP_RUNT,
+  DROP_VLAN_NOT_ALLOWED,
+  DROP_VLAN_RESERVED,
+} from './drops.js'
+import {
+  CHECKSUM_START,
+  DESTINATION_LOW,
+  ETHERTYPE,
+  HEADER_LENGTH,
+  INGRESS,
+  LENGTH,
+  MAC_HIGH,
+  OFFLOAD,
+  OFFLOAD_BAD,
+  OFFLOAD_CHECKSUM,
+  OFFLOAD_TRUNCATED,
+  OFFSET,
+  RECEIVED_PACKETS,
+  RECORD_SHIFT,
+  SEGMENT_BYTES,
+  SOURCE_LOW,
+  TAG,
+  TAG_PRESENT,
+  TCI,
+  VID,
+} from './layout.js'
+import { PORT_LINK, PORT_VLAN_AWARE, type PortTable, VID_NONE } from './port-table.js'
+
+const ETHERNET_HEADER_BYTES = 14
+const TAG_BYTES = 4
+const TYPE_VLAN = 0x8100
+const TYPE_SERVICE_VLAN = 0x88a8
+const TYPE_OLD_SERVICE_VLAN = 0x9100
+/** Below it, the field is the length of an IEEE 802.3 frame. */
+const TYPE_LEAST = 0x0600
+const VID_RESERVED = 4095
+const ADMITTED = 0
+
+/** Octets 1 and 2 of 01:80:C2:00:00:0X, and octets 3 to 6 without the last four bits, as loaded little-endian. */
+const LINK_LOCAL_HIGH = 0x8001
+const LINK_LOCAL_LOW = 0x000000c2
+const LINK_LOCAL_MASK = 0xf0ffffff | 0
+
+export class Ingress {
+  private readonly pool: Pool
+  private readonly ports: PortTable
+
+  constructor(pool: Pool, ports: PortTable) {
+    this.pool = pool
+    this.ports = ports
+  }
+
+  process(burst: Burst): void {
+    const { packets } = burst
+    const { records } = this.pool
+    const count = burst.count
+    let kept = 0
+    let port = -1
+    let frames = 0
+    let bytes = 0
+    for (let i = 0; i < count; i++) {
+      const packet = packets[i]
+      const record = packet << RECORD_SHIFT
+      if (records[record + INGRESS] !== port) {
+        // a burst comes in runs of one port
+        if (frames > 0) this.pool.count(port, RECEIVED_PACKETS, frames, bytes)
+        port = records[record + INGRESS]
+        frames = bytes = 0
+      }
+      frames++
+      bytes += records[record + LENGTH]
+      const reason = this.admit(record, port)
+      if (reason === ADMITTED) packets[kept++] = packet
+      else this.pool.drop(packet, reason)
+    }
+    if (frames > 0) this.pool.count(port, RECEIVED_PACKETS, frames, bytes)
+    burst.count = kept
+  }
+
+  private admit(record: number, port: number): number {
+    const { bytes, records } = this.pool
+    if ((this.ports.flags[port] & PORT_LINK) === 0) return DROP_LINK_DOWN
+    if (records[record + LENGTH] < ETHERNET_HEADER_BYTES) return DROP_RUNT
+    const offload = records[record + OFFLOAD]
+    if ((offload & (OFFLOAD_BAD | OFFLOAD_TRUNCATED)) !== 0)
+      return (offload & OFFLOAD_TRUNCATED) !== 0 ? DROP_OVERSIZE : DROP_BAD_OFFLOAD
+
+    let frame = records[record + OFFSET]
+    let type = (bytes[frame + 12] << 8) | bytes[frame + 13]
+    if (type === TYPE_VLAN) {
+      if (records[record + TAG] !== 0) return DROP_DOUBLE_TAG // the device has already taken one
+      if (records[record + LENGTH] < ETHERNET_HEADER_BYTES + TAG_BYTES) return DROP_RUNT
+      this.popTag(record, frame)
+      frame += TAG_BYTES
+      type = (bytes[frame + 12] << 8) | bytes[frame + 13]
+    }
+    if (type === TYPE_VLAN || type === TYPE_SERVICE_VLAN || type === TYPE_OLD_SERVICE_VLAN) return DROP_DOUBLE_TAG
+
+    const length = records[record + LENGTH]
+    const segment = records[record + SEGMENT_BYTES]
+    if ((segment === 0 ? length : records[record + HEADER_LENGTH] + segment) > this.ports.maxFrame[port])
+      return DROP_OVERSIZE
+    if (type < TYPE_LEAST && type > length - ETHERNET_HEADER_BYTES) return DROP_BAD_LENGTH
+    records[record + ETHERTYPE] = type
+
+    const low = bytes[frame + 2] | (bytes[frame + 3] << 8) | (bytes[frame + 4] << 16) | (bytes[frame + 5] << 24)
+    const high = bytes[frame] | (bytes[frame + 1] << 8)
+    const sourceLow = bytes[frame + 8] | (bytes[frame + 9] << 8) | (bytes[frame + 10] << 16) | (bytes[frame + 11] << 24)
+    const sourceHigh = bytes[frame + 6] | (bytes[frame + 7] << 8)
+    if ((sourceHigh & 1) !== 0 || (sourceHigh | sourceLow) === 0) return DROP_BAD_SOURCE
+    if (high === LINK_LOCAL_HIGH && (low & LINK_LOCAL_MASK) === LINK_LOCAL_LOW) return DROP_LINK_LOCAL
+    records[record + DESTINATION_LOW] = low
+    records[record + SOURCE_LOW] = sourceLow
+    records[record + MAC_HIGH] = high | (sourceHigh << 16)
+    return this.classify(record, port)
+  }
+
+  /** Moves the addresses over the tag; the payload stays where it is. */
+  private popTag(record: number, frame: number): void {
+    const { bytes, records } = this.pool
+    records[record + TAG] = TAG_PRESENT | (bytes[frame + 14] << 8) | bytes[frame + 15]
+    bytes.copyWithin(frame + TAG_BYTES, frame, frame + 12)
+    records[record + OFFSET] = frame + TAG_BYTES
+    records[record + LENGTH] -= TAG_BYTES
+    if ((records[record + OFFLOAD] & OFFLOAD_CHECKSUM) !== 0) records[record + CHECKSUM_START] -= TAG_BYTES
+    if (records[record + HEADER_LENGTH] !== 0) records[record + HEADER_LENGTH] -= TAG_BYTES
+  }
+
+  /** The frame's VLAN by its tag and the port. Priority-tagged frames (VID 0) count as untagged but keep their priority. */
+  private classify(record: number, port: number): number {
+    const { records } = this.pool
+    const tag = records[record + TAG]
+    const tagged = tag & 0xfff
+    if (tagged === VID_RESERVED) return DROP_VLAN_RESERVED
+    const flags = this.ports.flags[port]
+    const pvid = this.ports.pvid[port]
+    if ((flags & PORT_VLAN_AWARE) === 0) {
+      records[record + VID] = 0
+      records[record + TCI] = tag & 0xffff
+      return ADMITTED
+    }
+    const vid = tagged === 0 ? pvid : tagged
+    if (vid === VID_NONE || !this.ports.isMember(port, vid)) return DROP_VLAN_NOT_ALLOWED
+    if (tagged !== 0 && this.ports.isAccess(port)) return DROP_VLAN_NOT_ALLOWED
+    records[record + VID] = vid
+    records[record + TCI] = (tag & 0xf000) | vid
+    return ADMITTED
+  }
+}

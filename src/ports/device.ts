@@ -1,0 +1,66 @@
+/**
+ * A port's device in the control process: opened, watched over, closed. One file a kind implements it.
+ *
+ * A device holds its descriptors for as long as it is attached, so that a shard that died can be given them again. It
+ * tells its `Socket` (the place in the switch it is plugged into) what to attach and what state it is in; it never
+ * sees a frame.
+ */
+import { SystemFailure } from './native.js'
+
+/** The place in the switch that a device is plugged into. */
+export interface Socket {
+  /** Frames go through these descriptors from now on. They stay the device's, open until `detach`. */
+  attach(kind: number, fds: number[]): void
+  /** No frame goes through the last attached descriptors any more; they may be closed. */
+  detach(): void
+  report(state: 'up' | 'down' | 'error', reason: string | null): void
+  /** Ring ports only: hands in a frame as received by the port. Returns false if there is no room now. */
+  inject(bytes: Uint8Array): boolean
+}
+
+export interface Device {
+  /** What the device takes unfinished: TAKES_* bits. */
+  readonly offloads: number
+  /** MAC of the host's side, where the device has one. */
+  readonly mac: string | null
+  /** bytes; what the device itself limits the MTU to, 0: nothing */
+  readonly mtuLimit: number
+  /** Error codes of `open` that are no reason to refuse the port: it waits until they pass. */
+  readonly patientWith: readonly string[]
+  /** Opens it. Throws SystemFailure or Failure and leaves nothing behind; may be called again after that. */
+  open(): void
+  /** Its descriptor came to its end. `code`: 0 the peer closed, else errno. Returns true if it shall be opened again. */
+  failed(code: number): boolean
+  /** Looks whether the device is still as it was; called about once a second. */
+  check(): void
+  /** A new MTU for the link. */
+  setMtu(mtu: number): void
+  /** Ring ports only: a frame that the port sends. The bytes are valid during the call. */
+  sent?(timeNanos: bigint, bytes: Uint8Array): void
+  close(): void
+}
+
+/** The place of a network namespace given by name or process id; '' for null, this process's own. */
+export function namespacePath(netns: string | null): string {
+  if (netns === null) return ''
+  return /^\d+$/.test(netns) ? `/proc/${netns}/ns/net` : `/run/netns/${netns}`
+}
+
+/** A sentence for what went wrong with the device `name`. */
+export function explain(error: unknown, name: string): string {
+  if (!(error instanceof SystemFailure)) return error instanceof Error ? error.message : String(error)
+  const known: Record<string, string> = {
+    ENODEV: `${name}: no such device`,
+    ENXIO: `${name}: no such device`,
+    ENETDOWN: `${name}: the interface is down`,
+    EPERM: `${name}: permission denied (CAP_NET_ADMIN or CAP_NET_RAW is needed)`,
+    EACCES: `${name}: permission denied`,
+    EBUSY: `${name}: the device is in use`,
+    EADDRINUSE: `${name}: the path is in use`,
+    ENOENT: `${name}: no such file`,
+    ECONNREFUSED: `${name}: nobody listens there`,
+    ENAMETOOLONG: `${name}: longer than the 107 bytes of a socket path`,
+    EBADFD: `${name}: the device was deleted`,
+  }
+  return known[error.code] ?? `${name}: ${error.code}`
+}

@@ -1,0 +1,123 @@
+/**
+ * The native addon, declared: what C does for Weft. `native/binding.c` is the other side.
+ *
+ * Conventions: descriptors and counts are integers; a call that can fail returns a negative errno instead, and nothing is
+ * left behind. `check()` turns that into an error with a sentence. `netns` is the path of a namespace's file, '' for this
+ * process's own.
+ */
+import { createRequire } from 'node:module'
+import { getSystemErrorName } from 'node:util'
+
+/** An interface as the kernel describes it. */
+export interface Link {
+  index: number
+  /** bytes */
+  mtu: number
+  /** IFF_* of netdevice(7) */
+  flags: number
+  mac: string
+}
+
+export interface OpenedTap extends Link {
+  fd: number
+  /** the device was there before; the link's fields say how it was found */
+  existed: boolean
+}
+
+export interface OpenedPacket extends Link {
+  fd: number
+  fdOut: number
+}
+
+export interface Credentials {
+  pid: number
+  uid: number
+  gid: number
+}
+
+export const IFF_UP = 0x1
+export const IFF_RUNNING = 0x40
+
+export interface Native {
+  // The burst, in the shard process. One engine a process.
+  /** Takes a formatted arena into use and empties its pool. */
+  attachArena(arena: Uint8Array): number
+  /** Closes every port and lets the arena go. */
+  detachArena(): number
+  /** Ends the wait of `receive` when the channel or the wake-up counter is readable. -1: none. */
+  watchChannel(channel: number, wake: number): number
+  /** Takes over the descriptors, also on failure. `fdOut`: -1 if the kind needs none. */
+  attachPort(port: number, kind: number, fd: number, fdOut: number): number
+  detachPort(port: number): number
+  /** Waits up to `waitMillis`, then returns the packets now in the arena's burst. Writes HEADER_NOW, events, control. */
+  receive(waitMillis: number): number
+  /** Sends the first `pairs` of the egress list, each of which gives up a reference. */
+  transmit(pairs: number): void
+  /** The constants of layout.h by name, for the test that compares them. */
+  layout(): Record<string, number>
+
+  // Memory, wake-up counters, the channel with descriptors.
+  createMemory(bytes: number): number
+  mapMemory(fd: number, bytes: number): ArrayBuffer | number
+  createEvent(): number
+  signalEvent(fd: number): number
+  drainEvent(fd: number): number
+  createChannel(): [number, number] | number
+  sendMessage(channel: number, bytes: Buffer, fds: number[]): number
+  /** The length of the message; with descriptors an array of the length and them; 0: the other side is gone. */
+  receiveMessage(channel: number, into: Buffer): number | number[]
+
+  // Devices and sockets, in the control process.
+  openTap(
+    name: string,
+    netns: string,
+    mtu: number,
+    owner: number,
+    offloads: boolean,
+    multiQueue: boolean,
+  ): OpenedTap | number
+  /** Gives an adopted device its MTU and flags back. */
+  restoreTap(fd: number, name: string, netns: string, mtu: number, flags: number): number
+  openPacket(name: string, netns: string): OpenedPacket | number
+  getLink(name: string, netns: string): Link | number
+  setLinkMtu(name: string, netns: string, mtu: number): number
+  /** Non-blocking, permissions `mode`; a path that nobody serves any more is replaced. */
+  listenUnix(path: string, mode: number): number
+  connectUnix(path: string): number
+  bindDgram(path: string, mode: number): number
+  connectDgram(path: string): number
+  listenTcp(address: string, port: number): number
+  /** May still be connecting when it returns. */
+  connectTcp(address: string, port: number): number
+  accept(fd: number): number
+  peerCredentials(fd: number): Credentials | number
+  close(fd: number): number
+  /** Calls back whenever the descriptor is readable, until `unwatch`. Does not keep the process alive. */
+  watch(fd: number, callback: () => void): number
+  unwatch(watch: number): void
+}
+
+export const native: Native = createRequire(import.meta.url)('../../native/weft.node') as Native
+
+/** A system call's failure: `errno` is positive, `code` its name. */
+export class SystemFailure extends Error {
+  readonly errno: number
+  readonly code: string
+
+  constructor(errno: number, what: string) {
+    const code = getSystemErrorName(-errno)
+    super(`${what}: ${code}`)
+    this.name = 'SystemFailure'
+    this.errno = errno
+    this.code = code
+  }
+}
+
+/**
+ * The result of a native call, or the error it stands for.
+ * @param what names the object and the action, for the error's sentence
+ */
+export function check<T>(result: T | number, what: string): T {
+  if (typeof result === 'number' && result < 0) throw new SystemFailure(-result, what)
+  return result as T
+}

@@ -1,0 +1,116 @@
+/**
+ * What Weft leaves behind: nothing. Links, firewall rules, kernel settings, sockets and processes of a namespace are
+ * the same before and after a daemon that had ports of every kind; a TAP that was there before is left as it was found.
+ */
+import assert from 'node:assert/strict'
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, before, describe, it } from 'node:test'
+import { needs, run, until } from '../rig/commands.js'
+import { Weft } from '../rig/daemon.js'
+import { Wiring } from '../rig/hosts.js'
+import { Lab, type Namespace } from '../rig/namespaces.js'
+
+describe('footprint', needs('root', 'tun', 'weft', 'ip', 'sysctl', 'nft'), () => {
+  let lab: Lab
+  let space: Namespace
+  before(async () => {
+    lab = await Lab.open()
+    space = await lab.namespace('sw')
+    await space.ip('link add d0 type veth peer name d1')
+    await space.ip('link set d0 up')
+    await space.ip('link set d1 up')
+    await space.ip('tuntap add keep0 mode tap vnet_hdr user 65534')
+    await space.ip('link set keep0 mtu 1450')
+  })
+  after(() => lab?.close())
+
+  /** Everything of the namespace that a switch might touch, as text. */
+  async function inventory(): Promise<Record<string, string>> {
+    const links = JSON.parse(await run('ip', ['-n', space.name, '-json', '-details', 'link'])) as Record<
+      string,
+      unknown
+    >[]
+    const kept = [
+      'ifname',
+      'mtu',
+      'flags',
+      'qdisc',
+      'group',
+      'txqlen',
+      'address',
+      'promiscuity',
+      'linkinfo',
+      'altnames',
+    ]
+    return {
+      links: JSON.stringify(
+        links.map(link => kept.map(key => link[key])),
+        null,
+        1,
+      ),
+      addresses: await run('ip', ['-n', space.name, '-o', 'address']),
+      routes: await run('ip', ['-n', space.name, 'route', 'show', 'table', 'all']),
+      rules: await run('ip', ['-n', space.name, 'rule']),
+      firewall: await space.run('nft', ['list', 'ruleset']),
+      settings: (await space.attempt('sysctl', ['-a', '-r', '^net\\.'])).stdout,
+    }
+  }
+
+  /** Only the processes of the daemon run in its namespace. */
+  const processes = async (): Promise<string> => (await run('ip', ['netns', 'pids', space.name])).trim()
+
+  async function use(weft: Weft): Promise<string> {
+    const wiring = new Wiring(lab, weft, 'lan')
+    const path = join(lab.folder, 'g.sock')
+    await weft.do('network create lan --mode isolated')
+    await wiring.add('n', '--kind netdev --dev d0 --trunk 10 --native 20')
+    await wiring.add('keep', '--kind tap --dev keep0')
+    await wiring.add('t', '--kind tap --dev made0')
+    await wiring.add('g', `--kind qemu --path ${path}`)
+    await weft.waitPort('lan', 'n', 'up')
+    assert.notEqual(await space.link('made0'), null)
+    assert.ok(existsSync(path))
+    return path
+  }
+
+  it('nothing is left after the daemon was stopped', async () => {
+    const before = await inventory()
+    const weft = await Weft.start(lab, space, 'first')
+    const path = await use(weft)
+    await weft.stop()
+    await until('no process of it is left', async () => (await processes()) === '')
+    assert.deepEqual(await inventory(), before)
+    assert.ok(!existsSync(path), "the port's socket is gone")
+    assert.ok(!existsSync(weft.socket), 'the control socket is gone')
+  })
+
+  it('nothing but sockets is left after kill -9', async () => {
+    const before = await inventory()
+    const weft = await Weft.start(lab, space, 'second')
+    await use(weft)
+    await weft.kill()
+    await until('no process of it is left', async () => (await processes()) === '')
+    assert.deepEqual(await inventory(), before)
+    const again = await Weft.start(lab, space, 'second')
+    await again.waitPort('lan', 'g', 'down')
+    await again.stop()
+    assert.deepEqual(await inventory(), before)
+  })
+
+  it('removing a port gives back what it took', async () => {
+    const before = await inventory()
+    const weft = await Weft.start(lab, space, 'third')
+    await use(weft)
+    for (const name of ['n', 'keep', 't', 'g']) await weft.do(`port remove lan ${name}`)
+    assert.deepEqual(await inventory(), before)
+    await weft.stop()
+  })
+
+  it('a daemon that only starts and stops changes nothing', async () => {
+    const before = await inventory()
+    const weft = await Weft.start(lab, space, 'fourth')
+    await weft.stop()
+    assert.deepEqual(await inventory(), before)
+  })
+})

@@ -1,0 +1,88 @@
+/**
+ * Raw input: frames as a hostile host sends them, into a device of a namespace, UDP segmentation
+ * offload, and TCP streams whose content is compared.
+ *
+ * Works through probe.c beside this file, compiled once for each test process into the lab's folder.
+ */
+import { join } from 'node:path'
+import { type Background, root, run, until } from './commands.js'
+import { concat } from './frames.js'
+import type { Lab, Namespace } from './namespaces.js'
+
+let serial = 0
+
+export class Probe {
+  private readonly path: string
+
+  private constructor(path: string) {
+    this.path = path
+  }
+
+  /** Compiles the probe into the lab's folder. */
+  static async build(lab: Lab): Promise<Probe> {
+    const path = join(lab.folder, 'probe')
+    await run('cc', ['-O1', '-Wall', '-o', path, join(root, 'test/rig/probe.c')])
+    return new Probe(path)
+  }
+
+  /** Sends frames out of a device as they are; returns how many the kernel took and how many it refused. */
+  async send(
+    space: Namespace,
+    device: string,
+    frames: readonly Uint8Array[],
+  ): Promise<{ sent: number; refused: number }> {
+    const parts = frames.flatMap(frame => {
+      const length = new Uint8Array(4)
+      new DataView(length.buffer).setUint32(0, frame.length)
+      return [length, frame]
+    })
+    const text = await space.run(this.path, ['send', device], { input: concat(...parts) })
+    const found = /sent (\d+) refused (\d+)/.exec(text)
+    if (found === null) throw new Error(`probe: ${text}`)
+    return { sent: Number(found[1]), refused: Number(found[2]) }
+  }
+
+  /** Sends one large UDP write that is cut into `count` datagrams of `size` bytes on its way. */
+  async segments(space: Namespace, address: string, port: number, size: number, count: number): Promise<void> {
+    await space.run(this.path, ['segments', address, `${port}`, `${size}`, `${count}`])
+  }
+
+  /** Passes a patterned TCP stream from one namespace to another; fails unless every byte arrives as it was sent. */
+  async stream(from: Namespace, to: Namespace, address: string, megabytes: number): Promise<void> {
+    serial++
+    const port = `${6000 + (serial % 1000)}`
+    const bytes = megabytes * 1_000_000
+    const reader = to.spawn(this.path, ['stream-in', port])
+    try {
+      await until('the reader listens', () => reader.stdout.includes('ready'))
+      await from.run(this.path, ['stream-out', address, port, `${bytes}`], { timeoutSeconds: 120 })
+      await until('the reader is done', () => !reader.running, 60)
+      if (!reader.stdout.includes(`intact ${bytes}\n`)) throw new Error(`TCP: ${reader.stdout}${reader.stderr}`)
+    } finally {
+      await reader.stop('SIGKILL')
+    }
+  }
+
+  /** Counts UDP datagrams by their size until `counts` is asked for. */
+  async sink(space: Namespace, port: number): Promise<Sink> {
+    const program = space.spawn(this.path, ['sink', `${port}`])
+    await until('the UDP sink is ready', () => program.stdout.includes('ready'))
+    return new Sink(program)
+  }
+}
+
+export class Sink {
+  private readonly program: Background
+
+  constructor(program: Background) {
+    this.program = program
+  }
+
+  /** Ends the sink; how many datagrams of each size (bytes) arrived. */
+  async counts(): Promise<Map<number, number>> {
+    this.program.end()
+    await this.program.exited
+    const lines = this.program.stdout.split('\n').filter(line => /^\d+ \d+$/.test(line))
+    return new Map(lines.map(line => line.split(' ').map(Number) as [number, number]))
+  }
+}
