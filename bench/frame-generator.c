@@ -5,15 +5,18 @@
  * host would send. One AF_PACKET socket, PACKET_QDISC_BYPASS (no queueing discipline between it and the driver), sendmmsg
  * with a burst of frames that were built once; so it costs the sending core as little as a user program can, and the
  * switch under test is what bounds the rate. Frames carry Ethertype 0x88b5 (IEEE 802 local experimental), which a receiving
- * host counts and then drops without answering, and a source MAC that cycles through `--sources` addresses.
+ * host counts and then drops without answering, and a source MAC that cycles through `--sources` addresses. With
+ * `--udp FROM,TO` they are IPv4 datagrams between these addresses (UDP port 9, discard; no UDP checksum), whose source
+ * port cycles through 256 values: the receiving host then pays for its IP layer too.
  *
  *   frame-generator --dev IFNAME --dst MAC [--src MAC] [--size 64] [--seconds 3] [--sources 1] [--burst 64] [--rate FRAMES/S]
+ *                   [--udp FROM,TO]
  *
  * Prints one line `sent N refused M seconds S`: frames the interface took, send calls it refused (ENOBUFS: queue full),
- * and the measured time. The size counts the Ethernet header and no FCS. What it does not do: receive, vary sizes,
- * or make IP headers.
+ * and the measured time. The size counts the Ethernet header and no FCS. What it does not do: receive, vary sizes.
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
 #include <linux/if_ether.h>
@@ -70,12 +73,32 @@ static long number(const char *name, const char *text, long least, long most) {
     return value;
 }
 
+/* The IPv4 and UDP headers of RFC 791 and 768 over the Ethernet header; the rest of the frame stays zero. */
+static void write_udp(uint8_t *frame, int size, const char *addresses, int flow) {
+    char from[INET_ADDRSTRLEN] = "", to[INET_ADDRSTRLEN] = "";
+    uint8_t *ip = frame + ETH_HLEN, *udp = ip + 20;
+    int length = size - ETH_HLEN;
+    if (length < 28 || sscanf(addresses, "%15[0-9.],%15[0-9.]", from, to) != 2 || inet_pton(AF_INET, from, ip + 12) != 1 ||
+        inet_pton(AF_INET, to, ip + 16) != 1) {
+        fprintf(stderr, "frame-generator: --udp %s is not ADDRESS,ADDRESS, or the frame is too short\n", addresses);
+        exit(2);
+    }
+    frame[12] = 0x08, frame[13] = 0x00;
+    ip[0] = 0x45, ip[2] = (uint8_t)(length >> 8), ip[3] = (uint8_t)length, ip[8] = 64, ip[9] = 17;
+    uint32_t sum = 0;
+    for (int i = 0; i < 20; i += 2) sum += (uint32_t)(ip[i] << 8 | ip[i + 1]);
+    while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
+    ip[10] = (uint8_t)(~sum >> 8), ip[11] = (uint8_t)~sum;
+    udp[0] = 0x80, udp[1] = (uint8_t)flow, udp[2] = 0, udp[3] = 9;
+    udp[4] = (uint8_t)((length - 20) >> 8), udp[5] = (uint8_t)(length - 20);
+}
+
 int main(int argc, char **argv) {
     static const struct option options[] = {
         {"dev", 1, 0, 'd'},     {"dst", 1, 0, 't'},     {"src", 1, 0, 'f'},   {"size", 1, 0, 's'}, {"seconds", 1, 0, 'n'},
-        {"sources", 1, 0, 'm'}, {"burst", 1, 0, 'b'}, {"rate", 1, 0, 'r'}, {0, 0, 0, 0},
+        {"sources", 1, 0, 'm'}, {"burst", 1, 0, 'b'}, {"rate", 1, 0, 'r'}, {"udp", 1, 0, 'u'}, {0, 0, 0, 0},
     };
-    const char *dev = NULL;
+    const char *dev = NULL, *udp = NULL;
     uint8_t dst[6] = {0}, src[6] = {0x02, 0, 0, 0, 0, 1};
     long size = 64, sources = 1, burst = 64, rate = 0;
     double seconds = 3;
@@ -89,13 +112,14 @@ int main(int argc, char **argv) {
         case 'n': seconds = strtod(optarg, NULL); break;
         case 'm': sources = number("sources", optarg, 1, SOURCES_MAX); break;
         case 'b': burst = number("burst", optarg, 1, BURST_MAX); break;
+        case 'u': udp = optarg; break;
         case 'r': rate = number("rate", optarg, 1, 100000000); break;
         default: return 2;
         }
     }
     if (dev == NULL || !has_dst || !(seconds > 0)) {
         fprintf(stderr, "usage: frame-generator --dev IFNAME --dst MAC [--src MAC] [--size N] [--seconds S] [--sources N]"
-                        " [--burst N] [--rate N]\n");
+                        " [--burst N] [--rate N] [--udp FROM,TO]\n");
         return 2;
     }
 
@@ -117,6 +141,7 @@ int main(int argc, char **argv) {
         memcpy(frame[i] + 6, src, 6);
         frame[i][12] = EXPERIMENTAL >> 8;
         frame[i][13] = EXPERIMENTAL & 0xff;
+        if (udp != NULL) write_udp(frame[i], (int)size, udp, (int)i);
         part[i] = (struct iovec){frame[i], (size_t)size};
         message[i].msg_hdr = (struct msghdr){.msg_iov = &part[i], .msg_iovlen = 1};
     }

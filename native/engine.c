@@ -17,6 +17,7 @@
  * What it does not do: decide. It knows neither VLANs nor addresses.
  */
 #include "engine.h"
+#include "uring.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -25,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SPIN_MAX 50 /* microseconds */
+#define SPIN_MAX 8 /* microseconds; more only takes the core from the guests */
 #define SPIN_MIN 2
 #define EPOLL_BATCH 128
 #define KEY_CONTROL PORTS_MAX
@@ -95,9 +96,11 @@ int engine_open(struct engine *engine, uint8_t *arena, size_t bytes) {
 void engine_close(struct engine *engine) {
     for (int32_t i = 0; i < PORTS_MAX; i++)
         if (engine->ports[i].ops) engine_detach(engine, i);
+    if (engine->uring) uring_close(engine->uring);
     if (engine->epoll >= 0) close(engine->epoll);
     free(engine->scratch);
     engine->epoll = -1;
+    engine->uring = NULL;
     engine->scratch = NULL;
 }
 
@@ -148,6 +151,14 @@ int engine_attach(struct engine *engine, int32_t index, enum port_kind kind, int
     return error;
 }
 
+/* Removes the events from `from` to before `to`, of one port or (-1) of all; a transmit call may have raised others. */
+static void forget_events(struct engine *engine, int from, int to, int32_t port) {
+    int count = engine->header[HEADER_EVENT_COUNT], kept = from;
+    for (int i = from; i < count; i++)
+        if (i >= to || (port >= 0 && engine->events[i].port != port)) engine->events[kept++] = engine->events[i];
+    engine->header[HEADER_EVENT_COUNT] = kept;
+}
+
 int engine_detach(struct engine *engine, int32_t index) {
     if (index < 0 || index >= PORTS_MAX || !engine->ports[index].ops) return ENOENT;
     struct port *port = &engine->ports[index];
@@ -157,6 +168,8 @@ int engine_detach(struct engine *engine, int32_t index) {
     port->ops->close(engine, port);
     port->ops = NULL;
     port->ready = false;
+    /* what was not told yet would be taken for news of the next port of this number */
+    forget_events(engine, engine->reported, EVENT_CAPACITY, index);
     return 0;
 }
 
@@ -257,7 +270,7 @@ static bool has_news(const struct engine *engine) {
 }
 
 int engine_receive(struct engine *engine, int wait_millis) {
-    engine->header[HEADER_EVENT_COUNT] = 0;
+    forget_events(engine, 0, engine->reported, -1);
     engine->header[HEADER_CONTROL] = 0;
     poll_events(engine, 0);
     int count = read_ready(engine);
@@ -280,6 +293,7 @@ int engine_receive(struct engine *engine, int wait_millis) {
         }
         count = read_ready(engine);
     }
+    engine->reported = engine->header[HEADER_EVENT_COUNT];
     write_time(engine);
     return count;
 }

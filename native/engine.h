@@ -24,11 +24,12 @@
 
 #define PORTS_MAX 2048
 #define PORT_BURST 64         /* frames that one port may give in one receive call */
-#define BURST_BYTES (256 * 1024) /* a burst ends after the frame that reaches this: what is read should still be in cache when it is sent */
+#define BURST_BYTES (32 * 1024) /* a burst ends with the frame that reaches this: it is sent while it is still in the cache */
 #define QUEUE_BYTES (1 << 20) /* frames that wait for one port's peer */
 
 struct engine;
 struct port;
+struct uring;
 
 struct port_kind_ops {
     /*
@@ -54,6 +55,8 @@ struct port {
     bool ready;   /* may have frames: asked at the next receive call */
     bool listed;  /* stands in engine->ready */
     bool failed;  /* an event was raised; not asked again */
+    bool flooded; /* TAP: brings many small frames at a time, worth reading in batches */
+    int expected; /* TAP: frames to ask for in the next batch */
 };
 
 struct engine {
@@ -74,8 +77,11 @@ struct engine {
     struct port ports[PORTS_MAX];
     int32_t ready[PORTS_MAX]; /* ports that may have frames, in the order of their turn */
     int ready_count;
+    int reported; /* events that the last receive call has told already */
     int64_t started; /* CLOCK_MONOTONIC, nanoseconds */
     int spin_micros; /* what waiting for the next frame by asking may cost, adapted */
+    struct uring *uring; /* uring.c; NULL: not open */
+    bool uring_refused;
     uint8_t *scratch;        /* SCRATCH_BYTES: a kind may use it within one call */
     struct outgoing sorted[EGRESS_CAPACITY];
     int32_t next[EGRESS_CAPACITY];

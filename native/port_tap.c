@@ -1,19 +1,26 @@
 /*
- * TAP: one frame a system call, with a 12-byte virtio_net header, so that segmentation-offload frames and unfinished
+ * TAP: a frame a system call, with a 12-byte virtio_net header, so that segmentation-offload frames and unfinished
  * checksums pass whole between guests.
  *
  * A reader cannot know the next frame's size. readv() is given the header's place, a small slot, and a large slot as the
  * continuation: an ordinary frame ends in the small slot and is done. A longer one goes to the large slot, to which only
  * the first SMALL_FRAME_BYTES bytes have to be copied; the small slot serves the next frame.
  *
+ * Floods of small frames go through io_uring (uring.c), many a system call: a port that gave FLOOD_LEAST frames at once, none
+ * of them large, is read in batches, straight into large slots, until a batch brings less. Runs of as many plain small
+ * frames are written in batches; the header then stands in the slot's headroom, in front of the frame.
+ *
  * The device is non-blocking. A write can fail when the interface is down (EIO): counted as a drop. A device that was
  * deleted gives EBADFD and ends the port.
  */
-#include "engine.h"
-
 #include <errno.h>
 #include <sys/uio.h>
 #include <unistd.h>
+
+#include "engine.h"
+#include "uring.h"
+
+#define FLOOD_LEAST 8 /* frames in one call that make a flood */
 
 /* Reads one frame. Returns the packet; -1 with errno set: EAGAIN, or ENOBUFS for a frame dropped and counted. */
 static int32_t read_frame(struct engine *engine, struct port *port, int32_t small, int32_t large) {
@@ -46,10 +53,53 @@ static int32_t read_frame(struct engine *engine, struct port *port, int32_t smal
     return packet;
 }
 
+/* Reads a batch. Returns the number of packets; -1 if there is no ring or no slot. */
+static int read_batch(struct engine *engine, struct port *port, int32_t *packets, int room) {
+    struct uring *uring = uring_of(engine);
+    int32_t slots[URING_BATCH], results[URING_BATCH] = {0};
+    int wanted = room < port->expected ? room : port->expected, count = 0, asked = 0, error = 0;
+    bool large = false;
+    if (!uring) return -1;
+    for (; asked < wanted && asked < URING_BATCH; asked++) {
+        slots[asked] = pool_take_large(engine);
+        if (slots[asked] < 0) break;
+        uring_prepare(uring, false, port->fd, slot_of(engine, slots[asked]) - VNET_HEADER_BYTES,
+                      VNET_HEADER_BYTES + MAX_FRAME_BYTES);
+    }
+    if (asked == 0) return -1;
+    if (!uring_perform(uring, results)) engine->uring_refused = true;
+    for (int i = 0; i < asked; i++) {
+        int32_t length = results[i] - VNET_HEADER_BYTES;
+        if (results[i] < 0) error = -results[i];
+        if (length <= 0) continue;
+        struct vnet_header header;
+        memcpy(&header, slot_of(engine, slots[i]) - VNET_HEADER_BYTES, sizeof header);
+        struct record *record = pool_fill(engine, slots[i], length);
+        if (header.flags | header.gso_type) offload_accept(frame_of(engine, record), length, &header, record);
+        large |= length > SMALL_FRAME_BYTES;
+        packets[count++] = slots[i];
+    }
+    for (int i = asked - 1; i >= 0; i--) /* backwards: the pool's stack keeps its order */
+        if (results[i] <= VNET_HEADER_BYTES) pool_give(engine, slots[i]);
+    if (error == EAGAIN)
+        port->ready = false;
+    else if (error != 0 && error != EINTR)
+        port_failed(engine, port, error);
+    port->expected = count * 2 > URING_BATCH ? URING_BATCH : count * 2;
+    port->flooded = count >= FLOOD_LEAST && !large && !engine->uring_refused;
+    return count;
+}
+
 static int tap_receive(struct engine *engine, struct port *port, int32_t *packets, int room) {
+    if (port->flooded) {
+        int batch = read_batch(engine, port, packets, room);
+        if (batch >= 0) return batch;
+        port->flooded = false;
+    }
     int count = 0;
     int64_t bytes = 0;
     int32_t small = -1, large = -1;
+    bool had_large = false;
     while (count < room && bytes < BURST_BYTES) {
         if (small < 0) small = pool_take_small(engine);
         if (large < 0) large = pool_take_large(engine);
@@ -58,10 +108,12 @@ static int tap_receive(struct engine *engine, struct port *port, int32_t *packet
         if (packet >= 0) {
             bytes += record_of(engine, packet)->length;
             packets[count++] = packet;
-            if (packet == small)
+            if (packet == small) {
                 small = -1;
-            else
+            } else {
                 large = -1;
+                had_large = true;
+            }
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
             port->ready = false;
             break;
@@ -72,6 +124,8 @@ static int tap_receive(struct engine *engine, struct port *port, int32_t *packet
     }
     if (small >= 0) pool_give(engine, small);
     if (large >= 0) pool_give(engine, large);
+    port->flooded = count >= FLOOD_LEAST && !had_large && !engine->uring_refused;
+    port->expected = URING_BATCH;
     return count;
 }
 
@@ -108,35 +162,85 @@ static void write_segments(struct engine *engine, struct port *port, struct reco
     count(engine, port, SEGMENTED_PACKETS);
 }
 
-static void tap_transmit(struct engine *engine, struct port *port, const struct outgoing *out, int count_out) {
+static void count_refused(struct engine *engine, struct port *port, int error) {
+    count_drop(engine, port, error == EAGAIN ? DROP_QUEUE_FULL : DROP_TRANSMIT_ERROR);
+    if (error == EBADFD) port_failed(engine, port, EBADFD);
+}
+
+static void write_packet(struct engine *engine, struct port *port, const struct outgoing *out) {
+    struct record *record = record_of(engine, out->packet);
+    int tag_tci = out->port & EGRESS_TAGGED ? record->tci : -1;
+    if (out->port & EGRESS_SEGMENT) {
+        write_segments(engine, port, record, tag_tci);
+        return;
+    }
+    if (out->port & EGRESS_CHECKSUM) {
+        if (!offload_complete(frame_of(engine, record), record)) {
+            count_drop(engine, port, DROP_SEGMENTATION);
+            return;
+        }
+        count(engine, port, COMPLETED_CHECKSUMS);
+    }
+    struct vnet_header header;
+    offload_express(record, tag_tci >= 0 ? 4 : 0, &header);
+    int64_t sent = write_frame(port, &header, frame_of(engine, record), record->length, tag_tci);
+    if (sent < 0)
+        count_refused(engine, port, errno);
+    else
+        count_transmitted(engine, port, 1, sent);
+}
+
+/* How many of the next frames are small and need nothing done: what a batch can take. */
+static int plain_run(struct engine *engine, const struct outgoing *out, int count_out) {
+    int run = 0;
+    while (run < count_out && run < URING_BATCH && !(out[run].port & ~EGRESS_PORT_MASK) &&
+           record_of(engine, out[run].packet)->length <= SMALL_FRAME_BYTES)
+        run++;
+    return run;
+}
+
+/* Writes a run of plain frames in one call. Returns false if there is no ring: nothing was written then. */
+static bool write_batch(struct engine *engine, struct port *port, const struct outgoing *out, int run) {
+    struct uring *uring = uring_of(engine);
+    int32_t results[URING_BATCH];
+    if (!uring) return false;
+    for (int i = 0; i < run; i++) {
+        struct record *record = record_of(engine, out[i].packet);
+        struct vnet_header header;
+        offload_express(record, 0, &header);
+        uint8_t *start = frame_of(engine, record) - VNET_HEADER_BYTES; /* headroom: not part of any holder's frame */
+        memcpy(start, &header, sizeof header);
+        uring_prepare(uring, true, port->fd, start, (uint32_t)(record->length + VNET_HEADER_BYTES));
+    }
+    if (!uring_perform(uring, results)) {
+        engine->uring_refused = true;
+        for (int i = 0; i < run; i++) count_drop(engine, port, DROP_TRANSMIT_ERROR);
+        return true;
+    }
     int packets = 0;
     int64_t bytes = 0;
-    for (int i = 0; i < count_out; i++) {
-        struct record *record = record_of(engine, out[i].packet);
-        int tag_tci = out[i].port & EGRESS_TAGGED ? record->tci : -1;
-        if (out[i].port & EGRESS_SEGMENT) {
-            write_segments(engine, port, record, tag_tci);
-            continue;
-        }
-        if (out[i].port & EGRESS_CHECKSUM) {
-            if (!offload_complete(frame_of(engine, record), record)) {
-                count_drop(engine, port, DROP_SEGMENTATION);
-                continue;
-            }
-            count(engine, port, COMPLETED_CHECKSUMS);
-        }
-        struct vnet_header header;
-        offload_express(record, tag_tci >= 0 ? 4 : 0, &header);
-        int64_t sent = write_frame(port, &header, frame_of(engine, record), record->length, tag_tci);
-        if (sent >= 0) {
-            packets++;
-            bytes += sent;
+    for (int i = 0; i < run; i++) {
+        if (results[i] < 0) {
+            count_refused(engine, port, -results[i]);
         } else {
-            count_drop(engine, port, errno == EAGAIN ? DROP_QUEUE_FULL : DROP_TRANSMIT_ERROR);
-            if (errno == EBADFD) port_failed(engine, port, EBADFD);
+            packets++;
+            bytes += results[i] - VNET_HEADER_BYTES;
         }
     }
     count_transmitted(engine, port, packets, bytes);
+    return true;
+}
+
+static void tap_transmit(struct engine *engine, struct port *port, const struct outgoing *out, int count_out) {
+    for (int i = 0; i < count_out;) {
+        int run = engine->uring_refused ? 0 : plain_run(engine, out + i, count_out - i);
+        if (run >= FLOOD_LEAST && write_batch(engine, port, out + i, run)) {
+            i += run;
+            continue;
+        }
+        write_packet(engine, port, &out[i]);
+        i++;
+    }
 }
 
 static void tap_close(struct engine *engine, struct port *port) {

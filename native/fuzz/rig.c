@@ -10,8 +10,6 @@
 #define PORTS 8
 #define CANARY 0xa5
 
-const struct port_kind_ops tap_ops = {0}, packet_ops = {0};
-
 _Noreturn void rig_fail(const char *condition, const char *file, int line) {
     fprintf(stderr, "%s:%d: not so: %s\n", file, line, condition);
     abort();

@@ -4,12 +4,10 @@
  * A target is one file with two functions. LLVMFuzzerTestOneInput() is libFuzzer's entry point; fuzz_make() writes a
  * mostly valid input, from which driver.c (no clang needed) mutates. To run one:
  *
- *   clang -fsanitize=fuzzer,address,undefined TARGET.c rig.c and the files of FILES
+ *   clang -fsanitize=fuzzer,address,undefined TARGET.c rig.c and native without binding.c and watch.c
  *   cc -fsanitize=address,undefined TARGET.c rig.c driver.c and the same; then ./a.out ITERATIONS [FIRST]
- *   FILES: engine, checksum, headers, offload, segment, queue, batch, port_stream, port_dgram
  *
- * Capacity: RIG_SMALL and RIG_LARGE slots, so that inputs run the pool empty. The engine is the real one; the kinds that
- * need a device (TAP, AF_PACKET) are left out and stand here as empty tables.
+ * Capacity: RIG_SMALL and RIG_LARGE slots, so that inputs run the pool empty. The engine is the real one.
  */
 #ifndef WEFT_FUZZ_RIG_H
 #define WEFT_FUZZ_RIG_H

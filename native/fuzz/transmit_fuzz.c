@@ -9,6 +9,7 @@
  * frames and bytes as are counted as transmitted; and every frame that is missing is counted as dropped. A peer that
  * leaves early leaves no slot behind.
  */
+#include <errno.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -141,10 +142,14 @@ static void send_frames(uint8_t how, int many, int32_t length) {
             CHECK(segment_begin(&segmenter, frame, record));
             while ((bytes = segment_next(&segmenter, segment)) > 0) expect(segment, bytes, tagged, record->tci);
         } else if (kind == 4 && i == 0) {
-            record->length = 13; /* a runt, and then one that cannot be cut */
+            record->length = 13; /* a runt, one that cannot be cut, and one with its checksum in the wrong place */
             run.refused++;
         } else if (kind == 4 && i == 1) {
             flags |= EGRESS_SEGMENT;
+            run.refused++;
+        } else if (kind == 4 && i == 2) {
+            record->checksum_start = 13;
+            flags |= EGRESS_CHECKSUM;
             run.refused++;
         } else {
             expect(frame, record->length, tagged, record->tci);
@@ -160,7 +165,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     memset(&run, 0, sizeof run);
     run.engine = rig_engine();
     run.stream = data[0] & 1;
-    bool leaves = data[0] % 16 == 15;
+    bool leaves = (data[0] & 12) == 12;
     CHECK(socketpair(AF_UNIX, (run.stream ? SOCK_STREAM : SOCK_DGRAM) | SOCK_NONBLOCK, 0, pair) == 0);
     if (!run.stream) CHECK(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, back) == 0);
     int bytes = data[0] & 2 ? 4608 : 212992;
@@ -181,12 +186,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             send_frames(data[at], 1 + data[at + 1] % 40, length);
     }
     if (leaves) {
+        double told = 0;
         close(run.peer);
-        send_frames(0, 40, 1000);
-        turn();
-        send_frames(3, 4, 9000);
-        turn();
-        CHECK(run.engine->ports[RIG_PORT].failed || run.engine->ports[RIG_PORT].ready);
+        for (int i = 0; i < 3; i++) {
+            send_frames(i == 1 ? 3 : 0, 4, 1000);
+            turn();
+            for (int k = 0; k < run.engine->header[HEADER_EVENT_COUNT]; k++, told++) {
+                int code = run.engine->events[k].code;
+                CHECK(run.stream ? code == 0 || code == ECONNRESET : code == ECONNREFUSED);
+            }
+        }
+        CHECK(told == 1 && run.engine->ports[RIG_PORT].failed);
+        CHECK(rig_drops(run.engine, DROP_NO_PEER) >= 4);
     } else {
         int turns = 0, idle = 0;
         while (idle < 3) { /* a turn sends what the next read finds */
@@ -194,7 +205,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             turn();
             CHECK(turns++ < TURNS_MAX);
         }
-        double dropped = rig_drops(run.engine, DROP_QUEUE_FULL) + rig_drops(run.engine, DROP_TRANSMIT_ERROR);
+        double dropped = rig_drops(run.engine, DROP_QUEUE_FULL) + rig_drops(run.engine, DROP_TRANSMIT_ERROR) +
+                         rig_drops(run.engine, DROP_SEGMENTATION);
         CHECK(run.held == 0);
         CHECK(run.read_frames == rig_counter(run.engine, TRANSMITTED_PACKETS));
         CHECK(run.read_bytes == rig_counter(run.engine, TRANSMITTED_BYTES));

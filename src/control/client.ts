@@ -16,13 +16,13 @@ import { connect as connectSocket } from 'node:net'
 import { WebSocket } from 'ws'
 import type { MethodName, Methods } from './api.js'
 import type { CaptureEnd, PortRates } from './api-results.js'
-import type { Event } from './networks.js'
+import type { Event } from './network.js'
 import { defaultSocket } from './places.js'
 
 export type { MethodName, Methods } from './api.js'
 export type { CaptureEnd, DoctorReport, PortRates, QemuAdvice, StatsEntry, StatusReport } from './api-results.js'
 export type { FdbEntry, NetworkStatus, PortStatus, ShardStatus, StaticEntry } from './model.js'
-export type { Event } from './networks.js'
+export type { Event } from './network.js'
 
 export type Address = { socket: string } | { url: string; token: string }
 
@@ -51,9 +51,13 @@ export class CallError extends Error {
 
 /** There is no daemon at the address, it does not let us in, or the connection broke. */
 export class ConnectError extends Error {
-  constructor(message: string) {
+  /** somebody is there, but does not let us in */
+  readonly refused: boolean
+
+  constructor(message: string, refused = false) {
     super(message)
     this.name = 'ConnectError'
+    this.refused = refused
   }
 }
 
@@ -88,12 +92,12 @@ export async function connect(address: Address = { socket: defaultSocket() }): P
       response.on('data', chunk => {
         text += chunk
       })
-      response.on('end', () => reject(new ConnectError(`${name}: ${text.trim() || response.statusMessage}`)))
+      response.on('end', () => reject(new ConnectError(`${name}: ${text.trim() || response.statusMessage}`, true)))
     })
     socket.once('error', error => {
       const { code } = error as NodeJS.ErrnoException
       const missing = code === 'ENOENT' || code === 'ECONNREFUSED'
-      reject(new ConnectError(missing ? `no daemon at ${name}` : `${name}: ${error.message}`))
+      reject(new ConnectError(missing ? `no daemon at ${name}` : `${name}: ${error.message}`, !missing))
     })
   })
   return client
@@ -228,8 +232,13 @@ export class Client {
     }
   }
 
+  /** The error that tells that the connection ended. */
+  lost(): ConnectError {
+    return new ConnectError(`the connection to ${this.name} ended`)
+  }
+
   private broken(): void {
-    const error = new ConnectError(`the connection to ${this.name} ended`)
+    const error = this.lost()
     for (const { reject } of this.pending.values()) reject(error)
     this.pending.clear()
     this.onBroken?.(error)

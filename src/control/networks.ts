@@ -10,13 +10,12 @@
  * state there is one network, `default`. A port whose device is missing does not keep its network down: the fabric shows
  * the port in state `error` and tries again.
  */
-import { UPLINK_PORT, parseNetwork, parseStatic, sharedDevice, writtenNetwork } from './definition.js'
+import { parseNetwork, parseStatic, sharedDevice, writtenNetwork } from './definition.js'
 import { unsupportedXml, writeDocument } from './document.js'
 import { Failure } from './failure.js'
 import type { Log } from './log.js'
 import type {
   Fabric,
-  FabricEvent,
   FdbEntry,
   NetworkDefinition,
   NetworkStatus,
@@ -24,24 +23,11 @@ import type {
   PortStatus,
   StaticEntry,
 } from './model.js'
+import { type Event, type Network, announced, idle, isUplink, merged, portOf, status } from './network.js'
 import { type Action, execute, plan } from './plan.js'
 import { parseMac, parsePort, writtenPort } from './port-definition.js'
 import { invalid, join } from './schema.js'
 import type { Store } from './store.js'
-
-interface Network {
-  definition: NetworkDefinition
-  persistent: boolean
-  active: boolean
-}
-
-/** Something that happened, as subscribers hear of it: `type` is the topic. */
-export type Event =
-  | FabricEvent
-  | { type: 'network.added' | 'network.removed' | 'network.started' | 'network.stopped'; network: string }
-  | { type: 'network.changed'; network: string }
-  | { type: 'port.added' | 'port.changed' | 'port.removed'; network: string; port: string }
-  | { type: 'fdb.added' | 'fdb.removed'; network: string; mac: string; vid: number; port: string }
 
 export interface NetworkSettingsChange {
   mtu?: number
@@ -348,7 +334,7 @@ export class Networks {
       }
       await this.run(before, network.active ? actions : [], () => this.save(changed))
       Object.assign(network, changed)
-      this.announce(before.name, actions)
+      for (const event of announced(before.name, actions)) this.emit(event)
       this.emit({ type: 'network.changed', network: before.name })
       return status(network)
     })
@@ -427,87 +413,7 @@ export class Networks {
     return result
   }
 
-  private announce(network: string, actions: readonly Action[]): void {
-    for (const action of actions) {
-      if (action.do === 'port.add') this.emit({ type: 'port.added', network, port: action.port.name })
-      if (action.do === 'port.set') this.emit({ type: 'port.changed', network, port: action.to.name })
-      if (action.do === 'port.remove') this.emit({ type: 'port.removed', network, port: action.port.name })
-      if (action.do === 'fdb.add') this.emit({ type: 'fdb.added', network, ...action.entry })
-      if (action.do === 'fdb.remove') this.emit({ type: 'fdb.removed', network, ...action.entry })
-    }
-  }
-
   private emit(event: Event): void {
     for (const listener of this.listeners) listener(event)
-  }
-}
-
-function status({ definition, active, persistent }: Network): NetworkStatus {
-  const { name, uuid, mode, autostart, uplink, domain, mtu, fdbAgeSeconds, ports } = definition
-  return {
-    name,
-    uuid,
-    mode,
-    active,
-    persistent,
-    autostart,
-    subnets: [],
-    uplink,
-    domain,
-    mtu,
-    fdbAgeSeconds,
-    ports: ports.length,
-  }
-}
-
-function portOf(network: NetworkDefinition, name: string): PortDefinition {
-  const port = network.ports.find(one => one.name === name)
-  if (port !== undefined) return port
-  throw new Failure('ERR_PORT_NOT_FOUND', `network ${network.name} has no port ${name}`)
-}
-
-function isUplink(network: NetworkDefinition, port: string): boolean {
-  return network.mode === 'bridge' && port === UPLINK_PORT
-}
-
-/** A written port with settings laid over it: null takes one out, an access VLAN replaces a trunk and the reverse. */
-function merged(written: Record<string, unknown>, settings: Record<string, unknown>): Record<string, unknown> {
-  const { name, kind, ...changes } = settings
-  if (name !== undefined && name !== written.name) throw invalid('name', `port ${written.name} keeps its name`)
-  if (kind !== undefined && kind !== written.kind) {
-    throw invalid('kind', `port ${written.name} stays ${written.kind}; remove it and add it as ${kind}`)
-  }
-  const result = { ...written }
-  if (changes.access != null) for (const key of ['trunk', 'native']) delete result[key]
-  if (changes.trunk != null) delete result.access
-  for (const [key, value] of Object.entries(changes)) {
-    if (value === null) delete result[key]
-    else if (value !== undefined) result[key] = value
-  }
-  if (changes.trunk === null) delete result.native
-  return result
-}
-
-/** The status of a port whose network does not run. */
-function idle(port: PortDefinition, network: NetworkDefinition): PortStatus {
-  const { name, vlan, mac, mtu, isolated, link, macLimit, ...options } = port
-  const none = { packets: 0, bytes: 0, dropped: 0 }
-  return {
-    name,
-    kind: port.kind,
-    state: 'down',
-    reason: `network ${network.name} is not active`,
-    mac,
-    mtu: mtu ?? network.mtu,
-    vlan,
-    isolated,
-    link,
-    macLimit,
-    offloads: [],
-    receive: none,
-    transmit: { ...none },
-    drops: {},
-    software: { segmented: 0, checksums: 0 },
-    options,
   }
 }

@@ -14,7 +14,8 @@ import type { Methods } from './api.js'
 import type { PortRates } from './api-results.js'
 import { Failure } from './failure.js'
 import type { PortStatus } from './model.js'
-import type { Event, Networks } from './networks.js'
+import type { Event } from './network.js'
+import type { Networks } from './networks.js'
 import { quote } from './schema.js'
 
 const SUBSCRIPTION_LIMIT = 16

@@ -1,0 +1,87 @@
+/**
+ * What the rounds of a bench come to: medians, ratios, a table in Markdown, lines of `name value unit`, JSON.
+ *
+ * A figure is the median of its rounds; its range stands in the JSON. Ratios are between medians of the same run, since
+ * rounds of all contenders are interleaved and share the machine's weather. A contender that was skipped or failed stands in
+ * the table with the reason.
+ */
+import type { Frames, Tcp } from './measure.js'
+
+/** All that was measured of one contender: one entry a round. */
+export interface Result {
+  readonly name: string
+  readonly description: string
+  /** Why there are no figures, or no more of them. */
+  skipped: string | null
+  /** By congestion control. */
+  readonly tcp: Map<string, Tcp[]>
+  readonly frames: Frames[]
+  idlePercent: number | null
+}
+
+export interface Line {
+  readonly name: string
+  readonly value: number
+  readonly unit: string
+  readonly rounds: number[]
+}
+
+const BASES = ['copy-loop', 'kernel-bridge'] as const
+
+/** The middle value (the mean of the two middle ones); NaN of nothing. */
+export function median(values: number[]): number {
+  const sorted = values.toSorted((a, b) => a - b)
+  const half = sorted.length >> 1
+  const upper = sorted[half] ?? Number.NaN
+  return sorted.length % 2 === 1 ? upper : ((sorted[half - 1] ?? Number.NaN) + upper) / 2
+}
+
+/** Every figure of a run under a name of its own, such as `weft.frames`. */
+export function lines(results: Result[]): Line[] {
+  return results.flatMap((result) => {
+    const figures: Line[] = []
+    const add = (name: string, unit: string, rounds: number[]): void => {
+      if (rounds.length > 0) figures.push({ name: `${result.name}.${name}`, value: median(rounds), unit, rounds })
+    }
+    for (const [congestion, rounds] of result.tcp) {
+      add(`tcp.${congestion}`, 'Gbit/s', rounds.map((each) => each.gbitPerSecond))
+      add(`tcp.${congestion}.cpu`, '%', rounds.map((each) => each.cpuPercent))
+      add(`tcp.${congestion}.retransmits`, 'segments', rounds.map((each) => each.retransmits))
+    }
+    add('frames', 'million/s', result.frames.map((each) => each.millionPerSecond))
+    add('frames.lost', '%', result.frames.map((each) => each.lostPercent))
+    add('frames.cpu', '%', result.frames.map((each) => each.cpuPercent))
+    if (result.idlePercent !== null) add('idle.cpu', '%', [result.idlePercent])
+    return figures
+  })
+}
+
+/** The table that README shows: a row a contender, each figure with its ratio to the copy loop and to the bridge. */
+export function table(results: Result[], congestions: string[]): string {
+  const values = new Map(lines(results).map((line) => [line.name, line.value]))
+  const tests = [...congestions.map((each) => ({ name: `tcp.${each}`, digits: 1 })), { name: 'frames', digits: 2 }]
+  const header = [
+    'switch',
+    ...congestions.flatMap((each) => [`TCP ${each}, Gbit/s`, 'of copy loop', 'of bridge']),
+    ...['frames, million/s', 'of copy loop', 'of bridge', 'lost %'],
+    `CPU % (${['TCP', 'frames'].join(', ')})`,
+  ]
+  const rows = results.map((result) => {
+    if (result.frames.length === 0 && result.tcp.size === 0) {
+      return [result.name, `skipped: ${result.skipped ?? 'not measured'}`, ...header.slice(2).map(() => '')]
+    }
+    const value = (test: string): number => values.get(`${result.name}.${test}`) ?? Number.NaN
+    const cells = tests.flatMap(({ name, digits }) => [
+      fixed(value(name), digits),
+      ...BASES.map((base) => fixed(value(name) / (values.get(`${base}.${name}`) ?? Number.NaN), 2)),
+    ])
+    const cpu = [`tcp.${congestions[0] ?? ''}.cpu`, 'frames.cpu'].map((name) => fixed(value(name), 0)).join(', ')
+    return [result.name, ...cells, fixed(value('frames.lost'), 1), cpu]
+  })
+  const rule = header.map((_, i) => (i === 0 ? '---' : '---:'))
+  return [header, rule, ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
+}
+
+function fixed(value: number, digits: number): string {
+  return Number.isFinite(value) ? value.toFixed(digits) : '-'
+}

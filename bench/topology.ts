@@ -1,0 +1,206 @@
+/**
+ * Namespaces and processes of one bench run, and their certain end.
+ *
+ * A topology is a set of network namespaces named `weftb-PID-N-LABEL` (PID: the bench's own, N: its how-manieth topology)
+ * and of the child processes started in them. Everything a bench makes is inside such a namespace, the switch under
+ * test too, so that nothing of it shows on the machine and removing the namespaces removes it all:
+ *
+ *     weftb-PID-N-a  [dev a]--+                     +--[dev b]  weftb-PID-N-b
+ *                             |                     |
+ *                       weftb-PID-N-sw: the switch under test
+ *
+ * The end comes in three ways. `close()` asks the children to stop (SIGTERM, two seconds, SIGKILL) and removes the
+ * namespaces. A SIGINT, SIGTERM, SIGHUP or an exception does the same without waiting, from the exit handler. After a kill -9
+ * nothing runs here any more: the next bench calls `removeLeftovers`, which finds namespaces whose PID is dead, kills the
+ * processes inside and removes them. Only processes in namespaces of that name are ever killed.
+ *
+ * It needs root (CAP_SYS_ADMIN and CAP_NET_ADMIN) and iproute2.
+ */
+import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process'
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
+
+const execute = promisify(execFile)
+const OUTPUT_KEPT = 8192 // characters of a child's output kept for an error message
+
+/** A process that stays: a switch, a server. */
+export interface Child {
+  readonly pid: number
+  /** Resolves when the output so far contains the text; throws when the child ends first or the time is over. */
+  ready(text: string, seconds: number): Promise<void>
+  /** Resolves with the exit code (-1 after a signal) when it has ended. */
+  readonly ended: Promise<number>
+  readonly output: () => string
+}
+
+/** How a process is started: its environment beside the bench's own, its folder. */
+export interface Surroundings {
+  env?: Record<string, string>
+  seconds?: number
+}
+
+export interface Topology {
+  /** Makes a namespace with loopback up and IPv6 off (no chatter in the counts); returns its full name. */
+  namespace(label: string): Promise<string>
+  /** Runs a command to its end, in a namespace or (null) outside; returns its stdout, throws with its stderr. */
+  run(netns: string | null, command: string[], surroundings?: Surroundings): Promise<string>
+  /** Starts a command that stays until `close`; its stdin is a pipe left open. */
+  start(netns: string | null, command: string[], surroundings?: Surroundings): Child
+  /** Makes a temporary folder, gone after `close`; short enough for a unix socket's path. */
+  folder(): string
+  close(): Promise<void>
+}
+
+interface Holding {
+  readonly namespaces: string[]
+  readonly folders: string[]
+  readonly children: ChildProcess[]
+}
+
+const held = new Set<Holding>()
+let made = 0
+let guarded = false
+
+/** Starts an empty topology; from now on the process cleans up however it ends. */
+export function openTopology(): Topology {
+  guard()
+  const holding: Holding = { namespaces: [], folders: [], children: [] }
+  const prefix = `weftb-${process.pid}-${++made}`
+  held.add(holding)
+  return {
+    namespace: async (label) => {
+      const name = `${prefix}-${label}`
+      holding.namespaces.push(name)
+      await execute('ip', ['netns', 'add', name])
+      await execute('ip', ['-n', name, 'link', 'set', 'lo', 'up'])
+      const off = ['net.ipv6.conf.all.disable_ipv6=1', 'net.ipv6.conf.default.disable_ipv6=1']
+      await execute('ip', ['netns', 'exec', name, 'sysctl', '-qw', ...off]).catch(() => undefined)
+      return name
+    },
+    run: async (netns, command, surroundings = {}) => {
+      const [file, ...args] = within(netns, command)
+      const env = { ...process.env, ...surroundings.env }
+      const timeout = (surroundings.seconds ?? 20) * 1000
+      const { stdout } = await execute(file, args, { env, timeout, maxBuffer: 64 * 1024 * 1024 })
+      return stdout
+    },
+    start: (netns, command, surroundings = {}) => {
+      const [file, ...args] = within(netns, command)
+      const env = { ...process.env, ...surroundings.env }
+      const child = spawn(file, args, { env, stdio: ['pipe', 'pipe', 'pipe'] })
+      holding.children.push(child)
+      return watch(child, command.join(' '))
+    },
+    folder: () => {
+      const path = mkdtempSync(join(tmpdir(), `${prefix}-`))
+      holding.folders.push(path)
+      return path
+    },
+    close: async () => {
+      for (const child of holding.children) child.kill('SIGTERM')
+      for (let i = 0; i < 100 && holding.children.some(running); i++) await sleep(20)
+      end(holding)
+      held.delete(holding)
+    },
+  }
+}
+
+/** Removes what a bench that was killed left behind; returns the namespaces removed. */
+export function removeLeftovers(): string[] {
+  const list = spawnSync('ip', ['netns', 'list'], { encoding: 'utf8' }).stdout ?? ''
+  const names = list.split('\n').map((line) => line.split(' ')[0] ?? '')
+  const orphaned = (name: string): boolean => {
+    const pid = /^weftb-(\d+)-/.exec(name)?.[1]
+    return pid !== undefined && !existsSync(`/proc/${pid}`)
+  }
+  const dead = names.filter(orphaned)
+  for (const name of dead) removeNamespace(name)
+  for (const name of readdirSync(tmpdir()).filter(orphaned)) {
+    rmSync(join(tmpdir(), name), { recursive: true, force: true })
+  }
+  return dead
+}
+
+/** A process and all it started, itself first. */
+export function processTree(pid: number): number[] {
+  const list = spawnSync('ps', ['-o', 'pid=', '--ppid', String(pid)], { encoding: 'utf8' }).stdout ?? ''
+  return [pid, ...list.split('\n').filter((line) => line.trim() !== '').flatMap((line) => processTree(Number(line)))]
+}
+
+function within(netns: string | null, command: string[]): [string, ...string[]] {
+  const [file, ...args] = command
+  if (file === undefined) throw new Error('an empty command')
+  return netns === null ? [file, ...args] : ['ip', 'netns', 'exec', netns, file, ...args]
+}
+
+function watch(child: ChildProcess, name: string): Child {
+  let output = ''
+  const keep = (chunk: Buffer): void => {
+    output = (output + chunk.toString()).slice(-OUTPUT_KEPT)
+  }
+  child.stdout?.on('data', keep)
+  child.stderr?.on('data', keep)
+  child.stdin?.on('error', () => undefined)
+  const ended = new Promise<number>((resolve) => {
+    child.on('error', (error) => {
+      output += error.message
+      resolve(-1)
+    })
+    child.on('close', (code) => resolve(code ?? -1))
+  })
+  let over = false
+  void ended.then(() => {
+    over = true
+  })
+  return {
+    pid: child.pid ?? 0,
+    ended,
+    output: () => output,
+    ready: async (text, seconds) => {
+      for (const end = Date.now() + seconds * 1000; !output.includes(text); await sleep(10)) {
+        if (over) throw new Error(`${name}: ended before it said "${text}": ${output.trim()}`)
+        if (Date.now() > end) throw new Error(`${name}: did not say "${text}" in ${seconds} s: ${output.trim()}`)
+      }
+    },
+  }
+}
+
+const running = (child: ChildProcess): boolean => child.exitCode === null && child.signalCode === null
+
+function end(holding: Holding): void {
+  for (const child of holding.children) if (running(child)) child.kill('SIGKILL')
+  for (const name of holding.namespaces) removeNamespace(name)
+  for (const path of holding.folders) rmSync(path, { recursive: true, force: true })
+  holding.folders.length = 0
+  holding.children.length = 0
+  holding.namespaces.length = 0
+}
+
+function removeNamespace(name: string): void {
+  const pids = spawnSync('ip', ['netns', 'pids', name], { encoding: 'utf8' }).stdout ?? ''
+  for (const line of pids.split('\n')) {
+    const pid = Number(line)
+    if (pid > 1) {
+      try {
+        process.kill(pid, 'SIGKILL')
+      } catch {
+        // It ended by itself in between.
+      }
+    }
+  }
+  spawnSync('ip', ['netns', 'del', name])
+}
+
+function guard(): void {
+  if (guarded) return
+  guarded = true
+  process.on('exit', () => {
+    for (const holding of held) end(holding)
+  })
+  for (const [signal, code] of [['SIGHUP', 129], ['SIGINT', 130], ['SIGTERM', 143]] as const) {
+    process.on(signal, () => process.exit(code))
+  }
+}

@@ -1,0 +1,155 @@
+/**
+ * `weft port …`: the ports of a network.
+ */
+import type { Command } from 'commander'
+import type { Methods, PortStatus } from '../client.js'
+import {
+  UsageError,
+  defined,
+  filePath,
+  integer,
+  integerOrNone,
+  socketAddress,
+  talking,
+  textOrNone,
+} from './command.js'
+import { list, short, table } from './table.js'
+
+export function addPortCommands(weft: Command): void {
+  const port = weft.command('port').description('ports of a network')
+
+  const adding = talking(port, 'add <network> <name>', 'add a port', async (session, [network, name], options) => {
+    const params = { network, name, ...portOptions(options) } as Methods['port.add']['params']
+    const result = await session.call('port.add', params)
+    const reason = result.reason === null ? '' : ` (${result.reason})`
+    session.print(result, `port ${result.name} of network ${network} is ${result.state}${reason}`)
+  })
+  adding
+    .requiredOption('--kind <kind>', 'tap, netdev, qemu or pcap')
+    .option('--access <vid>', 'carry one VLAN, untagged', integer)
+    .option('--trunk <vids>', 'carry VLANs tagged: 10,20-29')
+    .option('--native <vid>', 'VLAN of the untagged frames of a trunk', integer)
+    .option('--mac <address>', 'address of the host behind the port')
+    .option('--mtu <bytes>', 'bytes of an IP packet', integer)
+    .option('--mac-limit <n>', 'addresses that may be learned', integer)
+    .option('--isolated', 'exchange frames only with ports that are not isolated')
+    .option('--netns <name>', 'tap, netdev: network namespace, by name or process id')
+    .option('--queues <n>', 'tap: queues', integer)
+    .option('--owner <user>', 'tap: user that may open the device')
+  kindOptions(adding)
+
+  talking(port, 'list <network>', 'the ports of a network', async (session, [network = '']) => {
+    const ports = await session.call('port.list', { network })
+    session.print(ports, portTable(ports))
+  })
+
+  talking(port, 'show <network> <name>', 'one port', async (session, [network = '', name = '']) => {
+    const result = await session.call('port.show', { network, name })
+    session.print(result, portList(result))
+  })
+
+  const setting = talking(port, 'set <network> <name>', 'change a port', async (session, [network, name], options) => {
+    const settings = portOptions(options)
+    if (Object.keys(settings).length === 0) throw new UsageError('give at least one setting')
+    const result = await session.call('port.set', { network, name, ...settings } as Methods['port.set']['params'])
+    session.print(result, `port ${result.name} of network ${network} is changed`)
+  })
+  setting
+    .option('--access <vid|none>', 'carry one VLAN, untagged', integerOrNone)
+    .option('--trunk <vids|none>', 'carry VLANs tagged: 10,20-29', textOrNone)
+    .option('--native <vid|none>', 'VLAN of the untagged frames of a trunk', integerOrNone)
+    .option('--mac <address|none>', 'address of the host behind the port', textOrNone)
+    .option('--mtu <bytes|none>', 'bytes of an IP packet', integerOrNone)
+    .option('--mac-limit <n|none>', 'addresses that may be learned', integerOrNone)
+    .option('--isolated', 'exchange frames only with ports that are not isolated')
+    .option('--no-isolated', 'exchange frames with all')
+    .option('--netns <name|none>', 'tap, netdev: network namespace, by name or process id', textOrNone)
+    .option('--queues <n>', 'tap: queues', integer)
+    .option('--owner <user|none>', 'tap: user that may open the device', textOrNone)
+  kindOptions(setting)
+
+  talking(port, 'remove <network> <name>', 'remove a port', async (session, [network = '', name = '']) => {
+    const result = await session.call('port.remove', { network, name })
+    session.print(result, `port ${name} of network ${network} is removed`)
+  })
+
+  const pull = 'plug the cable in, or pull it: up or down'
+  talking(port, 'link <network> <name> <state>', pull, async (session, [network = '', name = '', state]) => {
+    if (state !== 'up' && state !== 'down') throw new UsageError(`the state ${state} is neither up nor down`)
+    const result = await session.call('port.link', { network, name, state })
+    session.print(result, `the link of port ${name} of network ${network} is ordered ${state}`)
+  })
+}
+
+function kindOptions(command: Command): void {
+  command
+    .option('--dev <ifname>', 'tap, netdev: the interface (tap: default NAME)')
+    .option('--no-offloads', 'tap: take no unfinished checksums and no large frames')
+    .option('--path <socket>', 'qemu: path of a unix socket, or ADDRESS:PORT on loopback', socketAddress)
+    .option('--client', 'qemu: connect to the socket instead of making it')
+    .option('--dgram', 'qemu: datagrams instead of a stream')
+    .option('--read <file>', 'pcap: frames that come in', filePath)
+    .option('--write <file>', 'pcap: frames that go out', filePath)
+}
+
+/** The options as the API names them. An option that is on by default is told only when it is off. */
+function portOptions(options: Record<string, unknown>): Record<string, unknown> {
+  const { offloads, ...others } = options
+  delete others.socket
+  delete others.json
+  return defined({ ...others, offloads: offloads === false ? false : undefined })
+}
+
+function vlan({ vlan: { mode, access, native, trunk } }: PortStatus): string {
+  if (mode === 'none') return '-'
+  if (mode === 'access') return String(access)
+  const ranges: string[] = []
+  for (let at = 0; at < trunk.length; ) {
+    let end = at
+    while (end + 1 < trunk.length && trunk[end + 1] === (trunk[end] ?? 0) + 1) end++
+    ranges.push(end === at ? `${trunk[at]}` : `${trunk[at]}-${trunk[end]}`)
+    at = end + 1
+  }
+  return `trunk ${ranges.join(',')}${native === null ? '' : ` native ${native}`}`
+}
+
+function portTable(ports: readonly PortStatus[]): string {
+  const rows = ports.map(one => [
+    one.name,
+    one.kind,
+    one.state,
+    vlan(one),
+    String(one.mtu),
+    short(one.receive.packets),
+    short(one.transmit.packets),
+    short(one.receive.dropped + one.transmit.dropped),
+    one.reason ?? '',
+  ])
+  const heading = ['NAME', 'KIND', 'STATE', 'VLAN', 'MTU', 'RECEIVED', 'SENT', 'DROPPED', 'REASON']
+  return table(heading, rows, ['MTU', 'RECEIVED', 'SENT', 'DROPPED'])
+}
+
+function portList(one: PortStatus): string {
+  const { kind, ...options } = one.options
+  const traffic = ({ packets, bytes, dropped }: PortStatus['receive']) =>
+    `${packets} packets, ${bytes} bytes, ${dropped} dropped`
+  const set = Object.entries(options).filter(([, value]) => value !== null && value !== false)
+  const drops = Object.entries(one.drops)
+  return list([
+    ['name', one.name],
+    ['kind', kind],
+    ['state', one.reason === null ? one.state : `${one.state}: ${one.reason}`],
+    ...set.map(([name, value]) => [name, String(value)] as const),
+    ['vlan', vlan(one)],
+    ['mac', one.mac ?? 'learned'],
+    ['mac limit', String(one.macLimit)],
+    ['mtu', String(one.mtu)],
+    ['link', one.link ? 'up' : 'down'],
+    ['isolated', one.isolated ? 'yes' : 'no'],
+    ['offloads', one.offloads.join(' ') || '-'],
+    ['receive', traffic(one.receive)],
+    ['transmit', traffic(one.transmit)],
+    ['drops', drops.map(([reason, count]) => `${reason} ${count}`).join(', ') || '-'],
+    ['in software', `${one.software.segmented} segmented, ${one.software.checksums} checksums`],
+  ])
+}

@@ -1,0 +1,84 @@
+/**
+ * `weft up`: runs the daemon in the foreground until SIGTERM or SIGINT.
+ */
+import type { Command } from 'commander'
+import { LOG_LEVELS, Log, type LogLevel } from '../log.js'
+import { defaultSocket, defaultState } from '../places.js'
+import { filePath, print, say } from './command.js'
+
+interface UpOptions {
+  socket?: string
+  state: string
+  listen?: string
+  listenAnywhere?: boolean
+  tlsCert?: string
+  tlsKey?: string
+  group?: string
+  config?: string
+  logLevel: LogLevel
+}
+
+export function addUpCommand(weft: Command): void {
+  const command = weft.command('up').description('run the daemon in the foreground')
+  command
+    .option('--socket <path>', 'take commands at this socket', filePath)
+    .option('--state <folder>', 'keep networks and ports in this folder', filePath, defaultState())
+    .option('--listen <address:port>', 'take commands on TCP too, with a token')
+    .option('--listen-anywhere', 'allow --listen an address that is not loopback')
+    .option('--tls-cert <file>', 'certificate for --listen', filePath)
+    .option('--tls-key <file>', 'its key', filePath)
+    .option('--group <name>', 'members of this group may give commands too')
+    .option('--config <file>', 'networks that must be as this YAML or JSON file says', filePath)
+    .addOption(command.createOption('--log-level <level>', 'what to log').choices(LOG_LEVELS).default('info'))
+    .action(async () => {
+      const options = command.opts<UpOptions>()
+      const global = command.optsWithGlobals<UpOptions>()
+      await up({ ...options, socket: options.socket ?? filePath(global.socket ?? defaultSocket()) })
+    })
+}
+
+async function up(options: UpOptions & { socket: string }): Promise<void> {
+  const log = new Log(options.logLevel)
+  let end: (reason: string, status: number) => void = () => {}
+  const ending = new Promise<{ reason: string; status: number }>(resolve => {
+    end = (reason, status) => resolve({ reason, status })
+  })
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => end(signal, 0))
+  const [{ startDaemon }, { createFabric }, { native }] = await Promise.all([
+    import('../daemon.js'),
+    import('../fabric.js'),
+    import('../../ports/native.js'),
+  ])
+  const daemon = await startDaemon(
+    {
+      socket: options.socket,
+      state: options.state,
+      listen: options.listen ?? null,
+      listenAnywhere: options.listenAnywhere ?? false,
+      certificate: options.tlsCert ?? null,
+      key: options.tlsKey ?? null,
+      group: options.group ?? null,
+      configuration: options.config ?? null,
+    },
+    { log, native, fabric: () => createFabric(reason => end(reason, 1)) },
+  )
+  print(`weft: ready on ${options.socket}`)
+  greet(options.socket, daemon.networks.list(false).map(network => network.name))
+  const { reason, status } = await ending
+  if (status === 0) log.info(`${reason}: closing`)
+  else log.error(`${reason}: giving up`)
+  await daemon.close()
+  // What a library left open must not keep the process.
+  process.exit(status)
+}
+
+/** How to go on from here, in words to copy. */
+function greet(socket: string, networks: readonly string[]): void {
+  const to = socket === defaultSocket() ? '' : ` --socket ${socket}`
+  const [network] = networks
+  if (network === undefined) return
+  const path = socket.replace(/[^/]*$/, 'vm1.sock')
+  say(`weft: network ${network} is active. To attach a guest, in another terminal:`)
+  say(`weft:   npx weft port add ${network} vm1 --kind qemu --path ${path}${to}`)
+  say(`weft:   qemu-system-x86_64 … $(npx weft qemu ${network} vm1${to})`)
+}

@@ -1,0 +1,115 @@
+/**
+ * One network as the registry keeps it: its definition, whether it runs, and what is told of it.
+ *
+ * Pure functions: the status of a network and of ports that do not run, a port's settings laid over each other, and the
+ * events that a change means.
+ */
+import { UPLINK_PORT } from './definition.js'
+import { Failure } from './failure.js'
+import type { FabricEvent, NetworkDefinition, NetworkStatus, PortDefinition, PortStatus } from './model.js'
+import type { Action } from './plan.js'
+import { invalid } from './schema.js'
+
+export interface Network {
+  definition: NetworkDefinition
+  persistent: boolean
+  active: boolean
+}
+
+/** Something that happened, as subscribers hear of it: `type` is the topic. */
+export type Event =
+  | FabricEvent
+  | { type: 'network.added' | 'network.removed' | 'network.started' | 'network.stopped'; network: string }
+  | { type: 'network.changed'; network: string }
+  | { type: 'port.added' | 'port.changed' | 'port.removed'; network: string; port: string }
+  | { type: 'fdb.added' | 'fdb.removed'; network: string; mac: string; vid: number; port: string }
+
+export function status({ definition, active, persistent }: Network): NetworkStatus {
+  const { name, uuid, mode, autostart, uplink, domain, mtu, fdbAgeSeconds, ports } = definition
+  return {
+    name,
+    uuid,
+    mode,
+    active,
+    persistent,
+    autostart,
+    subnets: [],
+    uplink,
+    domain,
+    mtu,
+    fdbAgeSeconds,
+    ports: ports.length,
+  }
+}
+
+export function portOf(network: NetworkDefinition, name: string): PortDefinition {
+  const port = network.ports.find(one => one.name === name)
+  if (port !== undefined) return port
+  throw new Failure('ERR_PORT_NOT_FOUND', `network ${network.name} has no port ${name}`)
+}
+
+export function isUplink(network: NetworkDefinition, port: string): boolean {
+  return network.mode === 'bridge' && port === UPLINK_PORT
+}
+
+/** A written port with settings laid over it: null takes one out, an access VLAN replaces a trunk and the reverse. */
+export function merged(written: Record<string, unknown>, settings: Record<string, unknown>): Record<string, unknown> {
+  const { name, kind, ...changes } = settings
+  if (name !== undefined && name !== written.name) throw invalid('name', `port ${written.name} keeps its name`)
+  if (kind !== undefined && kind !== written.kind) {
+    throw invalid('kind', `port ${written.name} stays ${written.kind}; remove it and add it as ${kind}`)
+  }
+  const result = { ...written }
+  if (changes.access != null) for (const key of ['trunk', 'native']) delete result[key]
+  if (changes.trunk != null) delete result.access
+  for (const [key, value] of Object.entries(changes)) {
+    if (value === null) delete result[key]
+    else if (value !== undefined) result[key] = value
+  }
+  if (changes.trunk === null) delete result.native
+  return result
+}
+
+/** The status of a port whose network does not run. */
+export function idle(port: PortDefinition, network: NetworkDefinition): PortStatus {
+  const { name, vlan, mac, mtu, isolated, link, macLimit, ...options } = port
+  const none = { packets: 0, bytes: 0, dropped: 0 }
+  return {
+    name,
+    kind: port.kind,
+    state: 'down',
+    reason: `network ${network.name} is not active`,
+    mac,
+    mtu: mtu ?? network.mtu,
+    vlan,
+    isolated,
+    link,
+    macLimit,
+    offloads: [],
+    receive: none,
+    transmit: { ...none },
+    drops: {},
+    software: { segmented: 0, checksums: 0 },
+    options,
+  }
+}
+
+/** What subscribers hear of a change. */
+export function announced(network: string, actions: readonly Action[]): Event[] {
+  return actions.flatMap((action): Event[] => {
+    switch (action.do) {
+      case 'port.add':
+        return [{ type: 'port.added', network, port: action.port.name }]
+      case 'port.set':
+        return [{ type: 'port.changed', network, port: action.to.name }]
+      case 'port.remove':
+        return [{ type: 'port.removed', network, port: action.port.name }]
+      case 'fdb.add':
+        return [{ type: 'fdb.added', network, ...action.entry }]
+      case 'fdb.remove':
+        return [{ type: 'fdb.removed', network, ...action.entry }]
+      default:
+        return []
+    }
+  })
+}

@@ -1,0 +1,189 @@
+/**
+ * A fabric without shards or devices, for the tests of what stands above it: it keeps what it was told, counts nothing by
+ * itself, and refuses what a test orders it to refuse. `calls` is the log of all changes that took effect, in order.
+ */
+import { Failure } from '../../src/control/failure.js'
+import type {
+  Capture,
+  CapturedFrame,
+  Fabric,
+  FabricEvent,
+  FdbEntry,
+  NetworkDefinition,
+  PortDefinition,
+  PortStatus,
+  ShardStatus,
+  StaticEntry,
+} from '../../src/control/model.js'
+
+interface FakeNetwork {
+  definition: NetworkDefinition
+  ports: Map<string, PortDefinition>
+  learned: FdbEntry[]
+  statics: StaticEntry[]
+}
+
+export class FakeFabric implements Fabric {
+  readonly calls: string[] = []
+  readonly networks = new Map<string, FakeNetwork>()
+  readonly captures: ((frame: CapturedFrame) => void)[] = []
+  /** devices that do not exist: addPort rejects */
+  readonly missing = new Set<string>()
+  /** the next call whose name starts so is refused */
+  refuse: string | null = null
+  closed = false
+  private readonly listeners: ((event: FabricEvent) => void)[] = []
+  private readonly counters = new Map<string, { packets: number; bytes: number }>()
+
+  async start(network: NetworkDefinition): Promise<void> {
+    this.did(`start ${network.name}`)
+    const ports = new Map(network.ports.map(port => [port.name, port]))
+    this.networks.set(network.name, { definition: network, ports, learned: [], statics: [...network.fdb] })
+  }
+
+  async stop(network: string): Promise<void> {
+    this.did(`stop ${network}`)
+    this.networks.delete(network)
+  }
+
+  async change(network: NetworkDefinition): Promise<void> {
+    this.did(`change ${network.name}`)
+    this.network(network.name).definition = network
+  }
+
+  async addPort(network: string, port: PortDefinition): Promise<void> {
+    if ('dev' in port && this.missing.has(port.dev)) {
+      throw new Failure('ERR_DEVICE_NOT_FOUND', `port ${port.name}: there is no interface ${port.dev}`)
+    }
+    this.did(`addPort ${network} ${port.name}`)
+    this.network(network).ports.set(port.name, port)
+  }
+
+  async setPort(network: string, port: PortDefinition): Promise<void> {
+    this.did(`setPort ${network} ${port.name}`)
+    this.network(network).ports.set(port.name, port)
+  }
+
+  async removePort(network: string, port: string): Promise<void> {
+    this.did(`removePort ${network} ${port}`)
+    this.network(network).ports.delete(port)
+  }
+
+  ports(network: string): PortStatus[] {
+    return [...this.network(network).ports.keys()].map(name => this.port(network, name))
+  }
+
+  port(network: string, name: string): PortStatus {
+    const { definition, ports } = this.network(network)
+    const { vlan, mac, mtu, isolated, link, macLimit, ...options } = ports.get(name) as PortDefinition
+    const broken = 'dev' in options && this.missing.has(options.dev)
+    const counted = this.counters.get(`${network}/${name}`) ?? { packets: 0, bytes: 0 }
+    return {
+      name,
+      kind: options.kind,
+      state: broken ? 'error' : link ? 'up' : 'down',
+      reason: broken ? `there is no interface ${options.dev}` : link ? null : 'link is down by order',
+      mac,
+      mtu: mtu ?? definition.mtu,
+      vlan,
+      isolated,
+      link,
+      macLimit,
+      offloads: [],
+      receive: { ...counted, dropped: 1 },
+      transmit: { ...counted, dropped: 0 },
+      drops: { runt: 1 },
+      software: { segmented: 0, checksums: 0 },
+      options,
+    }
+  }
+
+  fdb(network: string, filter: { port?: string; vid?: number }): FdbEntry[] {
+    const { learned, statics } = this.network(network)
+    const fixed = statics.map(entry => ({ ...entry, static: true, ageSeconds: 0 }))
+    return [...fixed, ...learned].filter(
+      entry => (filter.port ?? entry.port) === entry.port && (filter.vid ?? entry.vid) === entry.vid,
+    )
+  }
+
+  async addStatic(network: string, entry: StaticEntry): Promise<void> {
+    this.did(`addStatic ${network} ${entry.mac}`)
+    this.network(network).statics.push(entry)
+  }
+
+  async removeEntry(network: string, mac: string, vid: number): Promise<void> {
+    this.did(`removeEntry ${network} ${mac} ${vid}`)
+    const found = this.network(network)
+    const other = (entry: { mac: string; vid: number }) => entry.mac !== mac || entry.vid !== vid
+    found.statics = found.statics.filter(other)
+    found.learned = found.learned.filter(other)
+  }
+
+  async flush(network: string): Promise<number> {
+    this.did(`flush ${network}`)
+    const found = this.network(network)
+    const { length } = found.learned
+    found.learned = []
+    return length
+  }
+
+  async capture(
+    _network: string,
+    _port: string | null,
+    _filter: Int32Array | null,
+    onFrame: (frame: CapturedFrame) => void,
+  ): Promise<Capture> {
+    this.captures.push(onFrame)
+    return {
+      stop: async () => {
+        this.captures.splice(this.captures.indexOf(onFrame), 1)
+      },
+      lost: () => 0,
+    }
+  }
+
+  shards(): ShardStatus[] {
+    const fdb = { capacity: 1024, used: 1, learned: 2, expired: 0, evicted: 0, moved: 0, refused: 0 }
+    return [{ index: 0, pid: process.pid, restarts: 0, pool: { slots: 100, free: 99 }, fdb }]
+  }
+
+  onEvent(listener: (event: FabricEvent) => void): void {
+    this.listeners.push(listener)
+  }
+
+  async close(): Promise<void> {
+    this.closed = true
+  }
+
+  // What tests do to it.
+
+  learn(network: string, entry: { mac: string; vid: number; port: string }): void {
+    this.network(network).learned.push({ ...entry, static: false, ageSeconds: 3 })
+  }
+
+  count(network: string, port: string, packets: number, bytes: number): void {
+    this.counters.set(`${network}/${port}`, { packets, bytes })
+  }
+
+  emit(event: FabricEvent): void {
+    for (const listener of this.listeners) listener(event)
+  }
+
+  frame(port: string, bytes: Uint8Array, direction: 'in' | 'out' = 'in'): void {
+    for (const onFrame of [...this.captures]) onFrame({ timeNanos: 1_700_000_000_123_456_789n, port, direction, bytes })
+  }
+
+  private network(name: string): FakeNetwork {
+    const found = this.networks.get(name)
+    if (found === undefined) throw new Error(`the fabric was asked for network ${name}, which does not run`)
+    return found
+  }
+
+  private did(call: string): void {
+    if (this.refuse !== null && call.startsWith(this.refuse)) {
+      this.refuse = null
+      throw new Failure('ERR_IO', `${call} is refused by order of the test`)
+    }
+    this.calls.push(call)
+  }
+}
