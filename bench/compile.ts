@@ -1,8 +1,9 @@
 /**
  * Compiles the small C programs of the benches when a bench needs them.
  *
- * The sources stand beside this file's source (`bench/NAME.c`); the program goes into a temporary folder of this process
- * and is gone with it. Each is one file of C17 with libc and kernel headers. `CC` names another compiler than `cc`.
+ * The sources stand beside this file's source (`bench/NAME.c`); the program goes into a temporary folder of this
+ * process and is gone with it. Each is one file of C17 with libc and kernel headers. `CC` names another compiler than
+ * `cc`.
  */
 import { execFile } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -29,7 +30,7 @@ export function program(name: string): Promise<string> {
 
 async function compile(name: string): Promise<string> {
   if (folder === undefined) {
-    const made = mkdtempSync(join(tmpdir(), 'weft-bench-bin-'))
+    const made = mkdtempSync(join(tmpdir(), `weftb-${process.pid}-bin-`))
     process.on('exit', () => rmSync(made, { recursive: true, force: true }))
     folder = made
   }

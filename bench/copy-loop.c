@@ -1,11 +1,11 @@
 /*
  * copy-loop: the yardstick of the benches: what a bare C loop moves between two TAPs.
  *
- * It opens two TAP devices with the offloads Weft asks for (virtio_net header of 12 bytes, checksum, TSO, USO), each in
- * the network namespace of its host, and copies every frame of one to the other and back: poll until one is readable,
- * then read one, write one, up to 64 times, then look at the other. One buffer of 68 KiB serves all frames, so a large
- * frame is written while it is still in the cache. No look-up, no learning, no VLAN, no counters, no header checks: what
- * any switch in user space over TAP has to pay at least, if it reads and writes as most programs do.
+ * It opens two TAP devices with the offloads Weft asks for (virtio_net header of 12 bytes, checksum, TSO, USO), each
+ * in the network namespace of its host, and copies every frame of one to the other and back: poll until one is
+ * readable, then read one, write one, up to 64 times, then look at the other. One buffer of 68 KiB serves all frames,
+ * so a large frame is written while it is still in the cache. No look-up, no learning, no VLAN, no counters, no header
+ * checks: what any switch in user space over TAP has to pay at least, if it reads and writes as most programs do.
  *
  *   copy-loop NETNS DEV NETNS DEV       NETNS: a name under /run/netns, or `-` for the caller's own
  *

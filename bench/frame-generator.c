@@ -1,16 +1,16 @@
 /*
  * frame-generator: sends Ethernet frames out of an existing interface as fast as one core can, for a given time.
  *
- * It is the load of the small-frame benches: it runs inside the network namespace of a host and stands for whatever that
- * host would send. One AF_PACKET socket, PACKET_QDISC_BYPASS (no queueing discipline between it and the driver), sendmmsg
- * with a burst of frames that were built once; so it costs the sending core as little as a user program can, and the
- * switch under test is what bounds the rate. Frames carry Ethertype 0x88b5 (IEEE 802 local experimental), which a receiving
- * host counts and then drops without answering, and a source MAC that cycles through `--sources` addresses. With
- * `--udp FROM,TO` they are IPv4 datagrams between these addresses (UDP port 9, discard; no UDP checksum), whose source
- * port cycles through 256 values: the receiving host then pays for its IP layer too.
+ * It is the load of the small-frame benches: it runs inside the network namespace of a host and stands for whatever
+ * that host would send. One AF_PACKET socket, PACKET_QDISC_BYPASS (no queueing discipline between it and the driver),
+ * sendmmsg with a burst of frames that were built once; so it costs the sending core as little as a user program can,
+ * and the switch under test is what bounds the rate. Frames carry Ethertype 0x88b5 (IEEE 802 local experimental),
+ * which a receiving host counts and then drops without answering, and a source MAC that cycles through `--sources`
+ * addresses. With `--udp FROM,TO` they are IPv4 datagrams between these addresses (UDP port 9, discard; no UDP
+ * checksum), whose source port cycles through 256 values: the receiving host then pays for its IP layer too.
  *
- *   frame-generator --dev IFNAME --dst MAC [--src MAC] [--size 64] [--seconds 3] [--sources 1] [--burst 64] [--rate FRAMES/S]
- *                   [--udp FROM,TO]
+ *   frame-generator --dev IFNAME --dst MAC [--src MAC] [--size 64] [--seconds 3] [--sources 1] [--burst 64]
+ *                   [--rate FRAMES/S] [--udp FROM,TO]
  *
  * Prints one line `sent N refused M seconds S`: frames the interface took, send calls it refused (ENOBUFS: queue full),
  * and the measured time. The size counts the Ethernet header and no FCS. What it does not do: receive, vary sizes.
@@ -78,8 +78,8 @@ static void write_udp(uint8_t *frame, int size, const char *addresses, int flow)
     char from[INET_ADDRSTRLEN] = "", to[INET_ADDRSTRLEN] = "";
     uint8_t *ip = frame + ETH_HLEN, *udp = ip + 20;
     int length = size - ETH_HLEN;
-    if (length < 28 || sscanf(addresses, "%15[0-9.],%15[0-9.]", from, to) != 2 || inet_pton(AF_INET, from, ip + 12) != 1 ||
-        inet_pton(AF_INET, to, ip + 16) != 1) {
+    if (length < 28 || sscanf(addresses, "%15[0-9.],%15[0-9.]", from, to) != 2 ||
+        inet_pton(AF_INET, from, ip + 12) != 1 || inet_pton(AF_INET, to, ip + 16) != 1) {
         fprintf(stderr, "frame-generator: --udp %s is not ADDRESS,ADDRESS, or the frame is too short\n", addresses);
         exit(2);
     }
@@ -95,8 +95,10 @@ static void write_udp(uint8_t *frame, int size, const char *addresses, int flow)
 
 int main(int argc, char **argv) {
     static const struct option options[] = {
-        {"dev", 1, 0, 'd'},     {"dst", 1, 0, 't'},     {"src", 1, 0, 'f'},   {"size", 1, 0, 's'}, {"seconds", 1, 0, 'n'},
-        {"sources", 1, 0, 'm'}, {"burst", 1, 0, 'b'}, {"rate", 1, 0, 'r'}, {"udp", 1, 0, 'u'}, {0, 0, 0, 0},
+        {"dev", 1, 0, 'd'},   {"dst", 1, 0, 't'},     {"src", 1, 0, 'f'},
+        {"size", 1, 0, 's'},  {"seconds", 1, 0, 'n'}, {"sources", 1, 0, 'm'},
+        {"burst", 1, 0, 'b'}, {"rate", 1, 0, 'r'},    {"udp", 1, 0, 'u'},
+        {0, 0, 0, 0},
     };
     const char *dev = NULL, *udp = NULL;
     uint8_t dst[6] = {0}, src[6] = {0x02, 0, 0, 0, 0, 1};
@@ -118,8 +120,8 @@ int main(int argc, char **argv) {
         }
     }
     if (dev == NULL || !has_dst || !(seconds > 0)) {
-        fprintf(stderr, "usage: frame-generator --dev IFNAME --dst MAC [--src MAC] [--size N] [--seconds S] [--sources N]"
-                        " [--burst N] [--rate N] [--udp FROM,TO]\n");
+        fprintf(stderr, "usage: frame-generator --dev IFNAME --dst MAC [--src MAC] [--size N] [--seconds S]"
+                        " [--sources N] [--burst N] [--rate N] [--udp FROM,TO]\n");
         return 2;
     }
 
@@ -169,6 +171,7 @@ int main(int argc, char **argv) {
         }
         time = now();
     }
-    printf("sent %llu refused %llu seconds %.3f\n", (unsigned long long)sent, (unsigned long long)refused, time - start);
+    printf("sent %llu refused %llu ", (unsigned long long)sent, (unsigned long long)refused);
+    printf("seconds %.3f\n", time - start);
     return 0;
 }

@@ -2,8 +2,8 @@
  * What is measured of one running switch, and how.
  *
  *   tcp       iperf3, one stream, from host a to host b over IPv4, offloads as the contender leaves them: what the
- *             receiver got. The congestion control is named, for it decides much: BBR paces the sender, so its figure tells of
- *             latency and scheduling; with cubic the cost of a byte is what bounds.
+ *             receiver got. The congestion control is named, for it decides much: BBR paces the sender, so its
+ *             figure tells of latency and scheduling; with cubic the cost of a byte is what bounds.
  *   frames    64-byte frames from a's device, as fast as one core sends (bench/frame-generator.c), counted by
  *             rx_packets of b's device. What was sent and not delivered is lost; what a's device refused was not sent.
  *   cpu       user and system time of the switch's processes over the measured time, in percent of one core. Work that
@@ -90,13 +90,11 @@ export async function tcp(setup: Setup, seconds: number, congestion: string): Pr
   const json = await setup.topology.run(a.netns, [iperf.path, ...client], surroundings)
   const used = cpuSeconds(setup.pids) - before
   await server.ended
-  const { end } = JSON.parse(json) as {
-    end: { sum_received: { bits_per_second: number }; sum_sent: { retransmits: number; seconds: number } }
-  }
+  const result: unknown = JSON.parse(json)
   return {
-    gbitPerSecond: end.sum_received.bits_per_second / 1e9,
-    retransmits: end.sum_sent.retransmits,
-    cpuPercent: (used / end.sum_sent.seconds) * 100,
+    gbitPerSecond: figure(result, 'end', 'sum_received', 'bits_per_second') / 1e9,
+    retransmits: figure(result, 'end', 'sum_sent', 'retransmits'),
+    cpuPercent: (used / figure(result, 'end', 'sum_sent', 'seconds')) * 100,
   }
 }
 
@@ -158,8 +156,17 @@ function pair(setup: Setup): [Host, Host] {
 
 async function received(topology: Topology, host: Host): Promise<number> {
   const json = await topology.run(null, ['ip', '-n', host.netns, '-j', '-s', 'link', 'show', 'dev', host.dev])
-  const [link] = JSON.parse(json) as [{ stats64: { rx: { packets: number } } }]
-  return link.stats64.rx.packets
+  return figure(JSON.parse(json), '0', 'stats64', 'rx', 'packets')
+}
+
+/** The number at that path of a tool's JSON; throws naming the path if there is none. */
+function figure(document: unknown, ...path: string[]): number {
+  let value = document
+  for (const key of path) {
+    value = typeof value === 'object' && value !== null ? Reflect.get(value, key) : undefined
+  }
+  if (typeof value !== 'number') throw new Error(`no number at ${path.join('.')} of the JSON`)
+  return value
 }
 
 /** User and system time so far; the kernel scales both to the nanoseconds run, so their sum is exact to a tick. */

@@ -70,6 +70,8 @@ function libraries(): string[] {
   return ['usr/lib', 'lib'].flatMap((folder) => {
     const path = join(cache, folder)
     if (!readable(path)) return []
-    return readdirSync(path).filter((each) => each.endsWith('-linux-gnu')).map((each) => join(path, each))
+    return readdirSync(path)
+      .filter((each) => each.endsWith('-linux-gnu'))
+      .map((each) => join(path, each))
   })
 }

@@ -1,9 +1,9 @@
 /**
  * What the rounds of a bench come to: medians, ratios, a table in Markdown, lines of `name value unit`, JSON.
  *
- * A figure is the median of its rounds; its range stands in the JSON. Ratios are between medians of the same run, since
- * rounds of all contenders are interleaved and share the machine's weather. A contender that was skipped or failed stands in
- * the table with the reason.
+ * A figure is the median of its rounds; its range stands in the JSON. Ratios are between medians of the same run,
+ * since rounds of all contenders are interleaved and share the machine's weather. A contender that was skipped or
+ * failed stands in the table with the reason.
  */
 import type { Frames, Tcp } from './measure.js'
 
@@ -40,18 +40,19 @@ export function median(values: number[]): number {
 export function lines(results: Result[]): Line[] {
   return results.flatMap((result) => {
     const figures: Line[] = []
-    const add = (name: string, unit: string, rounds: number[]): void => {
+    const add = <T>(name: string, unit: string, measured: T[], figure: (each: T) => number): void => {
+      const rounds = measured.map(figure)
       if (rounds.length > 0) figures.push({ name: `${result.name}.${name}`, value: median(rounds), unit, rounds })
     }
     for (const [congestion, rounds] of result.tcp) {
-      add(`tcp.${congestion}`, 'Gbit/s', rounds.map((each) => each.gbitPerSecond))
-      add(`tcp.${congestion}.cpu`, '%', rounds.map((each) => each.cpuPercent))
-      add(`tcp.${congestion}.retransmits`, 'segments', rounds.map((each) => each.retransmits))
+      add(`tcp.${congestion}`, 'Gbit/s', rounds, (each) => each.gbitPerSecond)
+      add(`tcp.${congestion}.cpu`, '%', rounds, (each) => each.cpuPercent)
+      add(`tcp.${congestion}.retransmits`, 'segments', rounds, (each) => each.retransmits)
     }
-    add('frames', 'million/s', result.frames.map((each) => each.millionPerSecond))
-    add('frames.lost', '%', result.frames.map((each) => each.lostPercent))
-    add('frames.cpu', '%', result.frames.map((each) => each.cpuPercent))
-    if (result.idlePercent !== null) add('idle.cpu', '%', [result.idlePercent])
+    add('frames', 'million/s', result.frames, (each) => each.millionPerSecond)
+    add('frames.lost', '%', result.frames, (each) => each.lostPercent)
+    add('frames.cpu', '%', result.frames, (each) => each.cpuPercent)
+    if (result.idlePercent !== null) add('idle.cpu', '%', [result.idlePercent], (each) => each)
     return figures
   })
 }
@@ -63,8 +64,11 @@ export function table(results: Result[], congestions: string[]): string {
   const header = [
     'switch',
     ...congestions.flatMap((each) => [`TCP ${each}, Gbit/s`, 'of copy loop', 'of bridge']),
-    ...['frames, million/s', 'of copy loop', 'of bridge', 'lost %'],
-    `CPU % (${['TCP', 'frames'].join(', ')})`,
+    'frames, million/s',
+    'of copy loop',
+    'of bridge',
+    'lost %',
+    'CPU % (TCP, frames)',
   ]
   const rows = results.map((result) => {
     if (result.frames.length === 0 && result.tcp.size === 0) {

@@ -6,9 +6,9 @@
  *   npm run bench -- micro [OPTIONS]       the cost of a decision alone (bench/decision.ts)
  *
  * A round starts each contender afresh, two hosts in namespaces on it, warms it up for a second, and measures TCP and
- * small frames (measure.ts says how). Rounds are interleaved and the order rotates from round to round, so that noise of
- * the machine and of neighbours falls on all alike; figures are medians and, better, ratios (report.ts). At the end the
- * idle CPU use of Weft with eight hosts is taken. A contender whose programs are missing is named and skipped
+ * small frames (measure.ts says how). Rounds are interleaved and the order rotates from round to round, so that noise
+ * of the machine and of neighbours falls on all alike; figures are medians and, better, ratios (report.ts). At the end
+ * the idle CPU use of Weft with eight hosts is taken. A contender whose programs are missing is named and skipped
  * (`--install` fetches the Debian packages, packages.ts); one that fails is named with its error and the others go on.
  * The exit status is 0 if all that were not skipped were measured, else 1.
  *
@@ -108,8 +108,9 @@ function parse(args: string[]): Plan {
     throw new Usage(`--only: ${stranger} is not one of ${CONTENDERS.map((contender) => contender.name).join(', ')}`)
   }
   const congestions = values.congestion?.split(',') ?? [...new Set(['cubic', defaultCongestion()])]
-  const unknown = congestions.find((name) => !availableCongestion().includes(name))
-  if (unknown !== undefined) throw new Usage(`--congestion: ${unknown} is not one of ${availableCongestion().join(', ')}`)
+  const available = availableCongestion()
+  const unknown = congestions.find((name) => !available.includes(name))
+  if (unknown !== undefined) throw new Usage(`--congestion: ${unknown} is not one of ${available.join(', ')}`)
   const plan = {
     rounds: natural('rounds', 3, 100),
     seconds: natural('seconds', 3, 3600),
@@ -177,7 +178,8 @@ async function measureIdle(results: Result[]): Promise<void> {
 }
 
 function report(plan: Plan, results: Result[]): void {
-  const machine = `${cpus().length} x ${cpus()[0]?.model.trim() ?? 'unknown CPU'}, Linux ${release()}, Node ${process.version}`
+  const model = cpus()[0]?.model.trim() ?? 'unknown CPU'
+  const machine = `${cpus().length} x ${model}, Linux ${release()}, Node ${process.version}`
   const { sizeBytes, sources, udp } = plan.load
   const load = `${udp ? 'UDP' : 'plain'} frames of ${sizeBytes} bytes from ${sources} address${sources > 1 ? 'es' : ''}`
   const conditions = `${plan.rounds} rounds of ${plan.seconds} s, medians, ${load}`

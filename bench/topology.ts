@@ -1,18 +1,18 @@
 /**
  * Namespaces and processes of one bench run, and their certain end.
  *
- * A topology is a set of network namespaces named `weftb-PID-N-LABEL` (PID: the bench's own, N: its how-manieth topology)
- * and of the child processes started in them. Everything a bench makes is inside such a namespace, the switch under
- * test too, so that nothing of it shows on the machine and removing the namespaces removes it all:
+ * A topology is a set of network namespaces named `weftb-PID-N-LABEL` (PID: the bench's own, N: its how-manieth
+ * topology) and of the child processes started in them. Everything a bench makes is inside such a namespace, the
+ * switch under test too, so that nothing of it shows on the machine and removing the namespaces removes it all:
  *
  *     weftb-PID-N-a  [dev a]--+                     +--[dev b]  weftb-PID-N-b
  *                             |                     |
  *                       weftb-PID-N-sw: the switch under test
  *
  * The end comes in three ways. `close()` asks the children to stop (SIGTERM, two seconds, SIGKILL) and removes the
- * namespaces. A SIGINT, SIGTERM, SIGHUP or an exception does the same without waiting, from the exit handler. After a kill -9
- * nothing runs here any more: the next bench calls `removeLeftovers`, which finds namespaces whose PID is dead, kills the
- * processes inside and removes them. Only processes in namespaces of that name are ever killed.
+ * namespaces. A SIGINT, SIGTERM, SIGHUP or an exception does the same without waiting, from the exit handler. After a
+ * kill -9 nothing runs here any more: the next bench calls `removeLeftovers`, which finds namespaces whose PID is
+ * dead, kills the processes inside and removes them. Only processes in namespaces of that name are ever killed.
  *
  * It needs root (CAP_SYS_ADMIN and CAP_NET_ADMIN) and iproute2.
  */
@@ -112,10 +112,6 @@ export function openTopology(): Topology {
 export function removeLeftovers(): string[] {
   const list = spawnSync('ip', ['netns', 'list'], { encoding: 'utf8' }).stdout ?? ''
   const names = list.split('\n').map((line) => line.split(' ')[0] ?? '')
-  const orphaned = (name: string): boolean => {
-    const pid = /^weftb-(\d+)-/.exec(name)?.[1]
-    return pid !== undefined && !existsSync(`/proc/${pid}`)
-  }
   const dead = names.filter(orphaned)
   for (const name of dead) removeNamespace(name)
   for (const name of readdirSync(tmpdir()).filter(orphaned)) {
@@ -127,7 +123,18 @@ export function removeLeftovers(): string[] {
 /** A process and all it started, itself first. */
 export function processTree(pid: number): number[] {
   const list = spawnSync('ps', ['-o', 'pid=', '--ppid', String(pid)], { encoding: 'utf8' }).stdout ?? ''
-  return [pid, ...list.split('\n').filter((line) => line.trim() !== '').flatMap((line) => processTree(Number(line)))]
+  return [
+    pid,
+    ...list
+      .split('\n')
+      .filter((line) => line.trim() !== '')
+      .flatMap((line) => processTree(Number(line))),
+  ]
+}
+
+function orphaned(name: string): boolean {
+  const pid = /^weftb-(\d+)-/.exec(name)?.[1]
+  return pid !== undefined && !existsSync(`/proc/${pid}`)
 }
 
 function within(netns: string | null, command: string[]): [string, ...string[]] {
@@ -160,9 +167,10 @@ function watch(child: ChildProcess, name: string): Child {
     ended,
     output: () => output,
     ready: async (text, seconds) => {
-      for (const end = Date.now() + seconds * 1000; !output.includes(text); await sleep(10)) {
+      const deadline = Date.now() + seconds * 1000
+      for (; !output.includes(text); await sleep(10)) {
         if (over) throw new Error(`${name}: ended before it said "${text}": ${output.trim()}`)
-        if (Date.now() > end) throw new Error(`${name}: did not say "${text}" in ${seconds} s: ${output.trim()}`)
+        if (Date.now() > deadline) throw new Error(`${name}: did not say "${text}" in ${seconds} s: ${output.trim()}`)
       }
     },
   }
@@ -200,7 +208,11 @@ function guard(): void {
   process.on('exit', () => {
     for (const holding of held) end(holding)
   })
-  for (const [signal, code] of [['SIGHUP', 129], ['SIGINT', 130], ['SIGTERM', 143]] as const) {
+  for (const [signal, code] of [
+    ['SIGHUP', 129],
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+  ] as const) {
     process.on(signal, () => process.exit(code))
   }
 }

@@ -1,10 +1,10 @@
 /**
  * What the bench asks of a switch that takes part.
  *
- * Each contender is one file here. The bench makes a topology with a namespace for the switch and one for each host; the
- * contender starts its switch in the former and leaves in each of the latter the named device, attached to the switch. The
- * bench then gives the devices MAC addresses and IPv4 addresses, brings them up and measures. Contenders are started
- * afresh in every round, so nothing that one of them left warm or full favours the next.
+ * Each contender is one file here. The bench makes a topology with a namespace for the switch and one for each host;
+ * the contender starts its switch in the former and leaves in each of the latter the named device, attached to the
+ * switch. The bench then gives the devices MAC addresses and IPv4 addresses, brings them up and measures. Contenders
+ * are started afresh in every round, so nothing that one of them left warm or full favours the next.
  */
 import type { Topology } from '../topology.js'
 

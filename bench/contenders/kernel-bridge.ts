@@ -7,7 +7,7 @@ import type { Contender } from './contender.js'
 
 export const kernelBridge: Contender = {
   name: 'kernel-bridge',
-  description: 'the kernel\'s bridge over veth pairs, offloads on',
+  description: "the kernel's bridge over veth pairs, offloads on",
   missing: () => null,
   start: async (topology, netns, hosts) => {
     const ip = (...args: string[]): Promise<string> => topology.run(null, ['ip', '-n', netns, ...args])

@@ -1,8 +1,8 @@
 /**
  * Open vSwitch with its datapath in user space (`datapath_type=netdev`), without DPDK: what one gets from the Debian
- * package where the kernel module cannot be used. Each host is on a veth pair; Open vSwitch opens the other end with AF_PACKET.
- * Its raw sockets pass no checksum state, so the hosts' transmit checksum offload is turned off (without that TCP fails),
- * which also turns segmentation offload off.
+ * package where the kernel module cannot be used. Each host is on a veth pair; Open vSwitch opens the other end with
+ * AF_PACKET. Its raw sockets pass no checksum state, so the hosts' transmit checksum offload is turned off (without
+ * that TCP fails), which also turns segmentation offload off.
  *
  * It runs privately: its own database, log and sockets in a temporary folder, its own network namespace, and
  * no service of the system is touched.

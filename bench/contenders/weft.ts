@@ -1,6 +1,6 @@
 /**
- * Weft itself, as a user runs it: `weft up` on an empty state folder, an isolated network, one `tap` port a host, all by
- * the command line. It runs from this checkout's build and takes nothing from the machine's own Weft.
+ * Weft itself, as a user runs it: `weft up` on an empty state folder, an isolated network, one `tap` port a host, all
+ * by the command line. It runs from this checkout's build and takes nothing from the machine's own Weft.
  */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
@@ -13,11 +13,12 @@ const NETWORK = 'bench'
 export const weft: Contender = {
   name: 'weft',
   description: 'Weft: one shard, one tap port a host',
-  missing: () => (existsSync(cli) ? null : 'Weft is not built: dist/src/control/cli/main.js is missing (npm run build)'),
+  missing: () => (existsSync(cli) ? null : 'dist/src/control/cli/main.js is missing (npm run build)'),
   start: async (topology, netns, hosts) => {
     const folder = topology.folder()
     const socket = `${folder}/weft.sock`
-    const daemon = topology.start(netns, [process.execPath, cli, 'up', '--socket', socket, '--state', `${folder}/state`])
+    const up = [process.execPath, cli, 'up', '--socket', socket, '--state', `${folder}/state`]
+    const daemon = topology.start(netns, up)
     await daemon.ready('weft: ready', 20)
     const command = (...args: string[]): Promise<string> =>
       topology.run(netns, [process.execPath, cli, ...args, '--socket', socket])

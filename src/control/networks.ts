@@ -10,7 +10,7 @@
  * state there is one network, `default`. A port whose device is missing does not keep its network down: the fabric shows
  * the port in state `error` and tries again.
  */
-import { parseNetwork, parseStatic, sharedDevice, writtenNetwork } from './definition.js'
+import { UPLINK_PORT, parseNetwork, parseStatic, sharedDevice, writtenNetwork } from './definition.js'
 import { unsupportedXml, writeDocument } from './document.js'
 import { Failure } from './failure.js'
 import type { Log } from './log.js'
@@ -62,7 +62,7 @@ export class Networks {
     }
     for (const network of wanted) await this.configure(network)
     if (this.networks.size === 0 && this.store.problems().length === 0) {
-      await this.create({ name: 'default', mode: 'isolated' }, false)
+      await this.create({ name: 'default', mode: 'isolated', autostart: true }, false)
     }
   }
 
@@ -102,12 +102,14 @@ export class Networks {
   create(value: unknown, transient: boolean): Promise<NetworkStatus> {
     return this.serial(async () => {
       const parsed = parseNetwork(value)
-      const autostart = (value as { autostart?: boolean }).autostart ?? !transient
-      const definition = { ...parsed, autostart: autostart && !transient }
+      const definition = { ...parsed, autostart: parsed.autostart && !transient }
       this.refuseTaken(definition)
       this.refuseBusy(definition, definition.ports)
       const network: Network = { definition, persistent: !transient, active: true }
-      await this.run(definition, plan(null, definition), () => this.save(network))
+      await this.run(definition, plan(null, definition), () => {
+        this.refuseDeadUplink(definition)
+        this.save(network)
+      })
       this.networks.set(definition.name, network)
       this.emit({ type: 'network.added', network: definition.name })
       this.emit({ type: 'network.started', network: definition.name })
@@ -347,7 +349,7 @@ export class Networks {
   }
 
   private async configure(wanted: NetworkDefinition): Promise<void> {
-    const written = { ...writtenNetwork(wanted), autostart: true }
+    const written = writtenNetwork(wanted)
     const current = this.networks.get(wanted.name)
     if (current === undefined) {
       await this.create(written, false)
@@ -396,6 +398,14 @@ export class Networks {
         }
       }
     }
+  }
+
+  /** A network that is made now, on an interface that is not there, is a mistake; later it is a fault that may pass. */
+  private refuseDeadUplink({ name, mode, uplink }: NetworkDefinition): void {
+    if (mode !== 'bridge') return
+    const { state, reason } = this.fabric.port(name, UPLINK_PORT)
+    if (state !== 'error') return
+    throw new Failure('ERR_DEVICE_NOT_FOUND', `network ${name}: uplink ${uplink}: ${reason}`, 'uplink')
   }
 
   private save({ definition, active, persistent }: Network): void {

@@ -105,11 +105,6 @@ export function filePath(text: string): string {
   return resolve(text)
 }
 
-/** A socket's path, made absolute; ADDRESS:PORT stays. */
-export function socketAddress(text: string): string {
-  return !text.includes('/') && /:\d+$/.test(text) ? text : resolve(text)
-}
-
 export function print(text: string): void {
   process.stdout.write(text.endsWith('\n') || text === '' ? text : `${text}\n`)
 }

@@ -23,7 +23,7 @@ export function addNetworkCommands(weft: Command): void {
     .option('--domain <name>', 'DNS domain (later)')
     .option('--mtu <bytes>', 'bytes of an IP packet', integer)
     .option('--fdb-age <seconds>', 'how long an address is remembered', integer)
-    .option('--no-autostart', 'do not start it with the daemon')
+    .option('--autostart', 'start it with the daemon even if it was stopped')
     .option('--transient', 'forget it when it stops')
 
   talking(network, 'define <file>', 'define a network from YAML or JSON, or change one', async (session, [file = '']) => {
@@ -73,7 +73,7 @@ export function addNetworkCommands(weft: Command): void {
 }
 
 async function create(session: Session, [name = '']: string[], options: Record<string, unknown>): Promise<void> {
-  const { subnet, fdbAge, autostart, transient, ...others } = options
+  const { subnet, fdbAge, transient, ...others } = options
   delete others.socket
   delete others.json
   const fromFile = name.includes('/') || /\.(ya?ml|json|xml)$/.test(name)
@@ -81,7 +81,6 @@ async function create(session: Session, [name = '']: string[], options: Record<s
     ...others,
     subnets: subnet,
     fdbAgeSeconds: fdbAge,
-    autostart: autostart === false ? false : undefined,
     transient: transient === true || fromFile ? true : undefined,
   })
   const document = fromFile ? ((await readNetwork(name)) as object) : { name }

@@ -9,7 +9,6 @@ import {
   filePath,
   integer,
   integerOrNone,
-  socketAddress,
   talking,
   textOrNone,
 } from './command.js'
@@ -85,7 +84,7 @@ function kindOptions(command: Command): void {
   command
     .option('--dev <ifname>', 'tap, netdev: the interface (tap: default NAME)')
     .option('--no-offloads', 'tap: take no unfinished checksums and no large frames')
-    .option('--path <socket>', 'qemu: path of a unix socket, or ADDRESS:PORT on loopback', socketAddress)
+    .option('--path <socket>', 'qemu: path of a unix socket, or ADDRESS:PORT on loopback')
     .option('--client', 'qemu: connect to the socket instead of making it')
     .option('--dgram', 'qemu: datagrams instead of a stream')
     .option('--read <file>', 'pcap: frames that come in', filePath)

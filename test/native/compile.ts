@@ -1,0 +1,60 @@
+/**
+ * Compiles C for the tests of native code: all of `native/` without the Node-API parts, and a program on top of it.
+ *
+ * The objects are made once a test process, in a temporary folder that goes with the process, with gcc's or clang's
+ * address and undefined-behaviour sanitizers where the compiler has them: a test that reads one byte too far then fails.
+ */
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { basename, join } from 'node:path'
+import { root, run, which } from '../rig/commands.js'
+
+const nativeFolder = join(root, 'native')
+/** These need Node's headers. */
+const binding = new Set(['binding.c', 'watch.c'])
+const strict = '-std=c17 -D_GNU_SOURCE -O1 -g1 -fno-strict-overflow -Wall -Wextra -Werror'.split(' ')
+const sanitizing = '-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'.split(' ')
+
+const folder = mkdtempSync(join(tmpdir(), 'weft-native-'))
+process.on('exit', () => rmSync(folder, { recursive: true, force: true }))
+
+/** The C compiler, or null. */
+export const compiler: string | null = ['cc', 'gcc', 'clang'].find(name => which(name) !== null) ?? null
+
+function trySanitizers(): boolean {
+  if (compiler === null) return false
+  const source = join(folder, 'empty.c')
+  writeFileSync(source, 'int main(void) { return 0; }\n')
+  return spawnSync(compiler, [...sanitizing, source, '-o', join(folder, 'empty')]).status === 0
+}
+
+/** Whether a program can be linked with the sanitizers. */
+export const sanitizers: boolean = trySanitizers()
+
+const flags = sanitizers ? [...strict, ...sanitizing] : strict
+let objects: Promise<string[]> | undefined
+
+async function compileNative(): Promise<string[]> {
+  const names = readdirSync(nativeFolder).filter(name => name.endsWith('.c') && !binding.has(name))
+  const made: string[] = []
+  for (const name of names) {
+    const object = join(folder, `${basename(name, '.c')}.o`)
+    await run(compiler as string, [...flags, '-c', join(nativeFolder, name), '-o', object])
+    made.push(object)
+  }
+  return made
+}
+
+/**
+ * Compiles a program and returns its path.
+ * @param sources C files, seen from the root of the checkout
+ */
+export async function compile(name: string, sources: readonly string[]): Promise<string> {
+  objects ??= compileNative()
+  const program = join(folder, name)
+  const files = sources.map(source => join(root, source))
+  const include = ['-I', nativeFolder]
+  await run(compiler as string, [...flags, ...include, ...files, ...(await objects), '-lpthread', '-o', program])
+  return program
+}
