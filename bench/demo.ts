@@ -56,7 +56,20 @@ async function demoWithNamespaces(topology: Topology): Promise<void> {
   for (const { name, vlan, address } of HOSTS) {
     const netns = await topology.namespace(name)
     spaces.set(name, netns)
-    await weft('port', 'add', NETWORK, name, '--kind', 'tap', '--dev', 'eth0', '--netns', netns, '--access', String(vlan))
+    await weft(
+      'port',
+      'add',
+      NETWORK,
+      name,
+      '--kind',
+      'tap',
+      '--dev',
+      'eth0',
+      '--netns',
+      netns,
+      '--access',
+      String(vlan),
+    )
     await topology.run(null, ['ip', '-n', netns, 'addr', 'add', `${address}/24`, 'dev', 'eth0'])
     say(`  ${name}: ${address} in VLAN ${vlan}`)
   }
@@ -72,7 +85,10 @@ async function demoWithNamespaces(topology: Topology): Promise<void> {
   await pings('a', HOSTS[1].address, '-c', '1', '-W', '2') // both sides learn
   const answer = await inside('a', 'ping', '-n', '-q', '-c', '10', '-i', '0.05', HOSTS[1].address)
   claim(answer.includes(' 0% packet loss'), `a reaches b: ${answer.match(/rtt .*/)?.[0] ?? ''}`)
-  claim(!(await pings('c', HOSTS[0].address, '-c', '2', '-i', '0.2', '-W', '1')), 'c does not reach a: VLANs 10 and 20 are apart')
+  claim(
+    !(await pings('c', HOSTS[0].address, '-c', '2', '-i', '0.2', '-W', '1')),
+    'c does not reach a: VLANs 10 and 20 are apart',
+  )
   claim(!(await pings('a', HOSTS[2].address, '-c', '2', '-i', '0.2', '-W', '1')), 'a does not reach c')
 
   say('\nTCP from a to b for 3 seconds')

@@ -1,9 +1,9 @@
 /**
  * What the rounds of a bench come to: medians, ratios, a table in Markdown, lines of `name value unit`, JSON.
  *
- * A figure is the median of its rounds; its range stands in the JSON. Ratios are between medians of the same run,
- * since rounds of all contenders are interleaved and share the machine's weather. A contender that was skipped or
- * failed stands in the table with the reason.
+ * A figure is the median of its rounds; the rounds stand in the JSON. A ratio is the median of the ratios round by round,
+ * since the contenders of one round ran shortly after each other and shared the machine's weather. A contender that was
+ * skipped or failed is named with the reason.
  */
 import type { Frames, Tcp } from './measure.js'
 
@@ -59,7 +59,7 @@ export function lines(results: Result[]): Line[] {
 
 /** The table that README shows: a row a contender, each figure with its ratio to the copy loop and to the bridge. */
 export function table(results: Result[], congestions: string[]): string {
-  const values = new Map(lines(results).map((line) => [line.name, line.value]))
+  const figures = new Map(lines(results).map((line) => [line.name, line]))
   const tests = [...congestions.map((each) => ({ name: `tcp.${each}`, digits: 1 })), { name: 'frames', digits: 2 }]
   const header = [
     'switch',
@@ -74,16 +74,23 @@ export function table(results: Result[], congestions: string[]): string {
     if (result.frames.length === 0 && result.tcp.size === 0) {
       return [result.name, `skipped: ${result.skipped ?? 'not measured'}`, ...header.slice(2).map(() => '')]
     }
-    const value = (test: string): number => values.get(`${result.name}.${test}`) ?? Number.NaN
+    const value = (test: string): number => figures.get(`${result.name}.${test}`)?.value ?? Number.NaN
+    const rounds = (name: string, test: string): number[] => figures.get(`${name}.${test}`)?.rounds ?? []
     const cells = tests.flatMap(({ name, digits }) => [
       fixed(value(name), digits),
-      ...BASES.map((base) => fixed(value(name) / (values.get(`${base}.${name}`) ?? Number.NaN), 2)),
+      ...BASES.map((base) => fixed(ratio(rounds(result.name, name), rounds(base, name)), 2)),
     ])
     const cpu = [`tcp.${congestions[0] ?? ''}.cpu`, 'frames.cpu'].map((name) => fixed(value(name), 0)).join(', ')
     return [result.name, ...cells, fixed(value('frames.lost'), 1), cpu]
   })
   const rule = header.map((_, i) => (i === 0 ? '---' : '---:'))
   return [header, rule, ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
+}
+
+/** The median of the ratios of rounds; of a contender that lacks rounds, those it has. */
+function ratio(values: number[], bases: number[]): number {
+  const count = Math.min(values.length, bases.length)
+  return median(values.slice(0, count).map((value, i) => value / (bases[i] ?? Number.NaN)))
 }
 
 function fixed(value: number, digits: number): string {

@@ -184,6 +184,7 @@ function report(plan: Plan, results: Result[]): void {
   const load = `${udp ? 'UDP' : 'plain'} frames of ${sizeBytes} bytes from ${sources} address${sources > 1 ? 'es' : ''}`
   const conditions = `${plan.rounds} rounds of ${plan.seconds} s, medians, ${load}`
   console.log(`\n${machine}; ${conditions}\n\n${table(results, plan.congestions)}\n`)
+  for (const { name, skipped } of results) if (skipped !== null) console.log(`${name}: ${skipped}`)
   const figures = lines(results)
   for (const { name, value, unit } of figures) console.log(`${name} ${Number(value.toPrecision(4))} ${unit}`)
   if (plan.json === undefined) return

@@ -31,6 +31,8 @@ export interface Child {
   readonly pid: number
   /** Resolves when the output so far contains the text; throws when the child ends first or the time is over. */
   ready(text: string, seconds: number): Promise<void>
+  /** Resolves when the file is there; throws as `ready` does. */
+  appears(path: string, seconds: number): Promise<void>
   /** Resolves with the exit code (-1 after a signal) when it has ended. */
   readonly ended: Promise<number>
   readonly output: () => string
@@ -162,17 +164,19 @@ function watch(child: ChildProcess, name: string): Child {
   void ended.then(() => {
     over = true
   })
+  const until = async (done: () => boolean, deed: string, seconds: number): Promise<void> => {
+    const deadline = Date.now() + seconds * 1000
+    for (; !done(); await sleep(10)) {
+      if (over) throw new Error(`${name}: ended and did not ${deed}: ${output.trim()}`)
+      if (Date.now() > deadline) throw new Error(`${name}: did not ${deed} in ${seconds} s: ${output.trim()}`)
+    }
+  }
   return {
     pid: child.pid ?? 0,
     ended,
     output: () => output,
-    ready: async (text, seconds) => {
-      const deadline = Date.now() + seconds * 1000
-      for (; !output.includes(text); await sleep(10)) {
-        if (over) throw new Error(`${name}: ended before it said "${text}": ${output.trim()}`)
-        if (Date.now() > deadline) throw new Error(`${name}: did not say "${text}" in ${seconds} s: ${output.trim()}`)
-      }
-    },
+    ready: (text, seconds) => until(() => output.includes(text), `say "${text}"`, seconds),
+    appears: (path, seconds) => until(() => existsSync(path), `make ${path}`, seconds),
   }
 }
 

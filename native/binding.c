@@ -9,6 +9,7 @@
  */
 #define NAPI_VERSION 8
 #include <errno.h>
+#include <fcntl.h>
 #include <node_api.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -281,6 +282,11 @@ FUNCTION(restore_tap) {
     return number(env, tap_restore(small_integer(&call, 0), text(&call, 1, name), text(&call, 2, netns), &link));
 }
 
+FUNCTION(set_carrier) {
+    struct call call = begin(env, info);
+    return number(env, tap_set_carrier(small_integer(&call, 0), boolean(&call, 1)));
+}
+
 FUNCTION(open_packet) {
     struct call call = begin(env, info);
     char name[TEXT_MAX], netns[TEXT_MAX];
@@ -367,6 +373,12 @@ FUNCTION(close_descriptor) {
     return number(env, close(small_integer(&call, 0)) < 0 ? -errno : 0);
 }
 
+FUNCTION(duplicate_descriptor) {
+    struct call call = begin(env, info);
+    int fd = fcntl(small_integer(&call, 0), F_DUPFD_CLOEXEC, 0);
+    return number(env, fd < 0 ? -errno : fd);
+}
+
 FUNCTION(watch) {
     struct call call = begin(env, info);
     if (call.count < 2) return number(env, -EINVAL);
@@ -430,11 +442,11 @@ NAPI_MODULE_INIT() {
         {"createMemory", create_memory}, {"mapMemory", map_memory}, {"createEvent", create_event},
         {"signalEvent", signal_event}, {"drainEvent", drain_event}, {"createChannel", create_channel},
         {"sendMessage", send_message}, {"receiveMessage", receive_message}, {"openTap", open_tap},
-        {"restoreTap", restore_tap}, {"openPacket", open_packet}, {"getLink", get_link},
+        {"restoreTap", restore_tap}, {"setCarrier", set_carrier}, {"openPacket", open_packet}, {"getLink", get_link},
         {"setLinkMtu", set_link_mtu}, {"listenUnix", listen_unix}, {"connectUnix", connect_unix},
         {"bindDgram", bind_dgram}, {"connectDgram", connect_dgram}, {"listenTcp", listen_tcp},
         {"connectTcp", connect_tcp}, {"accept", accept_socket}, {"peerCredentials", get_peer_credentials},
-        {"close", close_descriptor}, {"watch", watch}, {"unwatch", unwatch}, {"layout", layout},
+        {"duplicate", duplicate_descriptor}, {"close", close_descriptor}, {"watch", watch}, {"unwatch", unwatch}, {"layout", layout},
     };
     struct instance *instance = calloc(1, sizeof *instance);
     if (!instance) return NULL;

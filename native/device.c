@@ -204,9 +204,15 @@ static int restore_link(void *argument) {
     return error;
 }
 
+int tap_set_carrier(int fd, bool on) {
+    int carrier = on;
+    return ioctl(fd, TUNSETCARRIER, &carrier) < 0 ? -errno : 0;
+}
+
 int tap_restore(int fd, const char *name, const char *netns, const struct link *link) {
     struct link copy = *link;
     struct link_task task = {name, &copy, 0};
+    tap_set_carrier(fd, true);
     if (ioctl(fd, TUNSETOFFLOAD, 0UL) < 0) return -errno;
     return in_namespace(netns, restore_link, &task);
 }

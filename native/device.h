@@ -32,6 +32,8 @@ struct tap_found {
 
 /* Creates or adopts the TAP, sets it up, brings the link up. Returns a non-blocking descriptor. */
 int tap_open(const struct tap_request *request, struct tap_found *found);
+/* Pulls the cable of the device's host side, or plugs it in again. */
+int tap_set_carrier(int fd, bool on);
 /* Gives an adopted device its earlier MTU and flags back, and takes its offloads away. */
 int tap_restore(int fd, const char *name, const char *netns, const struct link *link);
 

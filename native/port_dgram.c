@@ -180,6 +180,7 @@ static enum refusal refusal_of(int error) {
     case ENOENT:
     case ENOTCONN: /* and this from the second time on */
     case EDESTADDRREQ:
+    case EPERM: /* it has connected itself, to another socket than ours */
     case EPIPE:
         return REFUSED_FOR_GOOD;
     default:

@@ -37,7 +37,8 @@ export const openVswitch: Contender = {
     const database = `unix:${folder}/db.sock`
     const quiet = ['-vconsole:emer', '-vsyslog:off', '-vfile:off']
     await topology.run(netns, [tool.path, 'create', `${folder}/conf.db`, schema.path], { env })
-    topology.start(netns, [server.path, `${folder}/conf.db`, `--remote=p${database}`, ...quiet], { env })
+    const store = topology.start(netns, [server.path, `${folder}/conf.db`, `--remote=p${database}`, ...quiet], { env })
+    await store.appears(`${folder}/db.sock`, 5)
     const ctl = (...args: string[]): Promise<string> =>
       topology.run(netns, [vsctl.path, `--db=${database}`, '--timeout=10', ...args], { env })
     await ctl('--no-wait', 'init')

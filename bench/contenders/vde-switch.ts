@@ -4,8 +4,6 @@
  * virtio_net header, so every frame is at most the MTU and its checksum is made by the sending host. It makes its TAPs
  * in its own namespace; they are then moved to the hosts.
  */
-import { existsSync } from 'node:fs'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { find } from '../packages.js'
 import type { Contender } from './contender.js'
 
@@ -21,18 +19,10 @@ export const vdeSwitch: Contender = {
     const command = [found.path, '-s', `${folder}/ctl`, '-n', String(hosts.length + 8), ...taps]
     const process = topology.start(netns, command, { env: found.env })
     // It says nothing when it is ready; the last thing it makes is its socket, after the TAPs.
-    const left = await Promise.race([process.ended.then(() => 'ended'), appears(`${folder}/ctl/ctl`, 5)])
-    if (left !== 'there') throw new Error(`vde_switch: ${left}: ${process.output().trim()}`)
+    await process.appears(`${folder}/ctl/ctl`, 5)
     for (const host of hosts) {
       await topology.run(null, ['ip', '-n', netns, 'link', 'set', host.dev, 'netns', host.netns])
     }
     return [process.pid]
   },
-}
-
-async function appears(path: string, seconds: number): Promise<string> {
-  for (const end = Date.now() + seconds * 1000; Date.now() < end; await sleep(20)) {
-    if (existsSync(path)) return 'there'
-  }
-  return `${path} did not appear in ${seconds} s`
 }

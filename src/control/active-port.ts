@@ -62,6 +62,7 @@ export class ActivePort implements Socket {
     this.shard = shard
     this.onChange = onChange
     this.device = createDevice(definition, this.wantedMtu(), this)
+    this.device.setLink(definition.link)
     this.clearCounters()
   }
 
@@ -127,6 +128,7 @@ export class ActivePort implements Socket {
     this.definition = definition
     this.networkMtu = networkMtu
     if (this.wantedMtu() !== before) this.device.setMtu(this.wantedMtu())
+    this.device.setLink(definition.link)
     this.onChange(this)
   }
 

@@ -16,7 +16,7 @@ const CAP_NET_ADMIN = 12
 const CAP_NET_RAW = 13
 const CAP_SYS_ADMIN = 21
 const FILES_WANTED = 4096
-const MEMLOCK_WANTED = 64 << 20
+const MEMLOCK_WANTED = 8 << 20
 const DATAGRAMS_WANTED = 512
 
 export function examineHost(): Check[] {

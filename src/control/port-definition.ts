@@ -237,10 +237,10 @@ function qemuOptions(given: Static<typeof PortInputs.qemu>, path: string): PortO
   const at = join(path, 'path')
   const dgram = given.dgram ?? false
   const client = given.client ?? false
-  if (dgram && client) throw invalid(join(path, 'client'), 'a datagram socket has neither server nor client')
   const tcp = /^(?:\[([^\]/]+)\]|([^/:]+)):(\d{1,5})$/.exec(given.path)
   if (tcp === null) {
-    checkSocketPath(given.path, at)
+    // A client of datagrams binds a path of its own beside the peer's (`ports/qemu.ts`).
+    checkSocketPath(dgram && client ? `${given.path}.weft` : given.path, at)
   } else {
     const address = tcp[1] ?? tcp[2] ?? ''
     if (dgram) throw invalid(at, `${given.path} is a TCP address, dgram takes the path of a unix socket`)

@@ -20,8 +20,9 @@ export function qemuAdvice(network: NetworkDefinition, port: PortDefinition): Qe
   switch (port.kind) {
     case 'qemu': {
       if (port.dgram) {
-        const guest = escaped(`${port.path}.guest`)
-        const paths = `local.type=unix,local.path=${guest},remote.type=unix,remote.path=${escaped(port.path)}`
+        // Of two datagram sockets each has a path: one is the port's, the other lies beside it.
+        const [guest, weft] = port.client ? [port.path, `${port.path}.weft`] : [`${port.path}.guest`, port.path]
+        const paths = `local.type=unix,local.path=${escaped(guest)},remote.type=unix,remote.path=${escaped(weft)}`
         return advice(`dgram,${id},${paths}`, [
           'the sysctl net.unix.max_dgram_qlen bounds the frames in flight (10 by default: raise it to 4096)',
         ])
@@ -29,8 +30,10 @@ export function qemuAdvice(network: NetworkDefinition, port: PortDefinition): Qe
       const side = port.client ? 'server=on' : 'server=off'
       const notes = port.client
         ? ['Weft connects again by itself when either side is restarted']
-        : ['so that the guest connects again when Weft is restarted, add reconnect-ms=1000 (QEMU 9.2 and later) or',
-           'reconnect=1 (8.0 to 9.1); for QEMU 7.2 make the port with --client']
+        : [
+            'so that the guest connects again when Weft is restarted, add reconnect-ms=1000 (QEMU 9.2 and later) or ' +
+              'reconnect=1 (8.0 to 9.1) to -netdev; for QEMU 7.2 make the port with --client',
+          ]
       return advice(`stream,${id},${side},${address(port.path)}`, notes)
     }
     case 'netdev':

@@ -41,23 +41,28 @@ const IN_MEMORY = Buffer.from('memory:')
 export class ShardChannel<Sent, Received> {
   readonly fd: number
   private readonly inbox = Buffer.alloc(INLINE_BYTES + 64)
-  private readonly waiting: { bytes: Buffer; fds: number[]; owned: number }[] = []
+  /** `owned`: descriptors to close when the message is sent */
+  private readonly waiting: { bytes: Buffer; fds: number[]; owned: number[] }[] = []
 
   constructor(fd: number) {
     this.fd = fd
   }
 
-  /** Sends a message; the descriptors stay the caller's, and must stay open until `isEmpty` if the socket was full. */
+  /** Sends a message; the descriptors stay the caller's, who may close them at once. */
   send(message: Sent, fds: number[] = []): void {
     const text = Buffer.from(JSON.stringify(message))
     if (text.length <= INLINE_BYTES) {
-      this.waiting.push({ bytes: text, fds, owned: -1 })
+      this.waiting.push({ bytes: text, fds: [...fds], owned: [] })
     } else {
       const memory = check(native.createMemory(text.length), 'message memory')
       writeSync(memory, text, 0, text.length, 0)
-      this.waiting.push({ bytes: Buffer.from(`memory:${text.length}`), fds: [memory, ...fds], owned: memory })
+      this.waiting.push({ bytes: Buffer.from(`memory:${text.length}`), fds: [memory, ...fds], owned: [memory] })
     }
-    this.flush()
+    const last = this.waiting.at(-1)
+    if (this.flush() || !last) return
+    const copies = fds.map((fd) => check(native.duplicate(fd), 'descriptor'))
+    last.fds.splice(last.fds.length - copies.length, copies.length, ...copies)
+    last.owned.push(...copies)
   }
 
   /** Sends what waited. Returns whether all is sent. */
@@ -65,7 +70,7 @@ export class ShardChannel<Sent, Received> {
     for (let next = this.waiting[0]; next !== undefined; next = this.waiting[0]) {
       const result = native.sendMessage(this.fd, next.bytes, next.fds)
       if (result < 0 && (result === -EAGAIN || result === -ENOBUFS)) return false
-      if (next.owned >= 0) native.close(next.owned)
+      for (const fd of next.owned) native.close(fd)
       this.waiting.shift()
       check(result, 'shard channel')
     }

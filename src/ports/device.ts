@@ -35,6 +35,8 @@ export interface Device {
   check(): void
   /** A new MTU for the link. */
   setMtu(mtu: number): void
+  /** The link by order: pulls the cable at the guest's end, where the kind can show it. */
+  setLink(up: boolean): void
   /** Ring ports only: a frame that the port sends. The bytes are valid during the call. */
   sent?(timeNanos: bigint, bytes: Uint8Array): void
   close(): void

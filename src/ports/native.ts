@@ -78,6 +78,8 @@ export interface Native {
   ): OpenedTap | number
   /** Gives an adopted device its MTU and flags back. */
   restoreTap(fd: number, name: string, netns: string, mtu: number, flags: number): number
+  /** Pulls the cable of a TAP's host side, or plugs it in again. */
+  setCarrier(fd: number, on: boolean): number
   openPacket(name: string, netns: string): OpenedPacket | number
   getLink(name: string, netns: string): Link | number
   setLinkMtu(name: string, netns: string, mtu: number): number
@@ -91,6 +93,7 @@ export interface Native {
   connectTcp(address: string, port: number): number
   accept(fd: number): number
   peerCredentials(fd: number): Credentials | number
+  duplicate(fd: number): number
   close(fd: number): number
   /** Calls back whenever the descriptor is readable, until `unwatch`. Does not keep the process alive. */
   watch(fd: number, callback: () => void): number

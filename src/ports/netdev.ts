@@ -70,6 +70,8 @@ export class NetdevDevice implements Device {
   /** The interface is not Weft's: its MTU stays. */
   setMtu(): void {}
 
+  setLink(): void {}
+
   close(): void {
     this.closeDescriptors()
   }

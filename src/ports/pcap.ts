@@ -59,6 +59,8 @@ export class PcapDevice implements Device {
 
   setMtu(): void {}
 
+  setLink(): void {}
+
   sent(timeNanos: bigint, bytes: Uint8Array): void {
     if (this.writing < 0) return
     const block = new Uint8Array(packetBytes(bytes.length))

@@ -69,6 +69,8 @@ export class QemuDevice implements Device {
 
   setMtu(): void {}
 
+  setLink(): void {}
+
   close(): void {
     this.unplug()
     if (this.listening >= 0) {

@@ -28,6 +28,7 @@ export class TapDevice implements Device {
   private readonly socket: Socket
   private readonly netns: string
   private mtu: number
+  private link = true
   private opened: OpenedTap | null = null
 
   constructor(options: TapOptions, mtu: number, socket: Socket) {
@@ -45,6 +46,7 @@ export class TapDevice implements Device {
       `tap ${dev}`,
     )
     this.mac = this.opened.mac
+    if (!this.link) this.setLink(false)
     this.socket.attach(KIND_TAP, [this.opened.fd])
     this.socket.report('up', null)
   }
@@ -66,6 +68,11 @@ export class TapDevice implements Device {
   setMtu(mtu: number): void {
     this.mtu = mtu
     if (this.opened) check(native.setLinkMtu(this.options.dev, this.netns, mtu), `tap ${this.options.dev}: MTU ${mtu}`)
+  }
+
+  setLink(up: boolean): void {
+    this.link = up
+    if (this.opened) check(native.setCarrier(this.opened.fd, up), `tap ${this.options.dev}: link`)
   }
 
   close(): void {

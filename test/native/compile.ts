@@ -46,15 +46,23 @@ async function compileNative(): Promise<string[]> {
   return made
 }
 
-/**
- * Compiles a program and returns its path.
- * @param sources C files, seen from the root of the checkout
- */
-export async function compile(name: string, sources: readonly string[]): Promise<string> {
+async function link(name: string, sources: readonly string[]): Promise<string> {
   objects ??= compileNative()
   const program = join(folder, name)
   const files = sources.map(source => join(root, source))
   const include = ['-I', nativeFolder]
   await run(compiler as string, [...flags, ...include, ...files, ...(await objects), '-lpthread', '-o', program])
+  return program
+}
+
+const programs = new Map<string, Promise<string>>()
+
+/**
+ * Compiles a program, once, and returns its path.
+ * @param sources C files, seen from the root of the checkout
+ */
+export function compile(name: string, sources: readonly string[]): Promise<string> {
+  const program = programs.get(name) ?? link(name, sources)
+  programs.set(name, program)
   return program
 }

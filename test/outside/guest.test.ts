@@ -29,8 +29,8 @@ async function tcp(host: Host, guest: Guest, address: string, megabytes = 10): P
     await until('the guest listens', async () => (await guest.exec('netstat -ltn | grep -q :5300')).rc === 0)
     const args = ['-c', address, '-p', '5300', '-J', '-n', `${megabytes}M`, ...reverse]
     const text = (await host.space.attempt('iperf3', args, { timeoutSeconds: 180 })).stdout
-    const report = JSON.parse(text) as { error?: string; end: { sum_received?: { bytes: number } } }
-    const bytes = report.end.sum_received?.bytes ?? 0
+    const report = JSON.parse(text) as { error?: string; end: { sum_sent?: { bytes: number } } }
+    const bytes = report.end.sum_sent?.bytes ?? 0
     assert.ok(bytes >= megabytes * 1_000_000, `${bytes} bytes ${reverse.join('')}: ${report.error}`)
   }
 }

@@ -66,8 +66,9 @@ describe('hostile frames', needs('root', 'tun', 'weft', 'ip', 'tcpdump', 'iperf3
     Object.values((await wiring.port(name)).drops).reduce((sum, count) => sum + count, 0)
 
   it('runts', async () => {
-    await peer.send(...Array.from({ length: 14 }, (_, length) => new Uint8Array(length)))
-    await wiring.drops('peer', 'runt', 10)
+    // a length of zero is an error of the framing: see qemu-socket.test.ts
+    await peer.send(...Array.from({ length: 13 }, (_, n) => new Uint8Array(n + 1)))
+    await wiring.drops('peer', 'runt', 13)
   })
 
   it('giants', async () => {

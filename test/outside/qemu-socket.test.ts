@@ -99,7 +99,7 @@ describe('qemu stream port', needs('weft'), () => {
         return first.closed || JSON.stringify((await wiring.port('g1')).drops) !== before
       })
       first.close()
-      await first.seeClosed()
+      await wiring.weft.waitPort('lan', 'g1', 'down')
       first = await StreamPeer.connect(path('g1'))
       await until('the new connection carries frames', async () => {
         await first.send(marked(two, one, `after ${what}.`))
@@ -113,6 +113,7 @@ describe('qemu stream port', needs('weft'), () => {
     await first.sendBytes(half.subarray(0, half.length - 10))
     await pause(100)
     first.close()
+    await wiring.weft.waitPort('lan', 'g1', 'down')
     first = await StreamPeer.connect(path('g1'))
     await until('the new connection carries frames', async () => {
       await first.send(marked(two, one, 'a fresh start'))
@@ -128,6 +129,22 @@ describe('qemu stream port', needs('weft'), () => {
     await second.send(marked(broadcast, two, 'is anybody there'))
     first = await StreamPeer.connect(path('g1'))
     await wiring.weft.waitPort('lan', 'g1', 'up')
+  })
+
+  it('takes a peer that comes back the moment its old connection has ended', async () => {
+    for (let round = 0; round < 10; round++) {
+      first.close()
+      first = await StreamPeer.connect(path('g1'))
+      await until(
+        'the new connection carries frames',
+        async () => {
+          assert.ok(!first.closed, 'the port has hung up on it')
+          await first.send(marked(two, one, `back ${round}.`))
+          return second.received.some(frame => carries(frame, `back ${round}.`))
+        },
+        5,
+      )
+    }
   })
 
   it('removes its socket with the port', async () => {
