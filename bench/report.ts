@@ -60,6 +60,7 @@ export function lines(results: Result[]): Line[] {
 /** The table that README shows: a row a contender, each figure with its ratio to the copy loop and to the bridge. */
 export function table(results: Result[], congestions: string[]): string {
   const figures = new Map(lines(results).map((line) => [line.name, line]))
+  const rounds = (name: string, test: string): number[] => figures.get(`${name}.${test}`)?.rounds ?? []
   const tests = [...congestions.map((each) => ({ name: `tcp.${each}`, digits: 1 })), { name: 'frames', digits: 2 }]
   const header = [
     'switch',
@@ -75,7 +76,6 @@ export function table(results: Result[], congestions: string[]): string {
       return [result.name, `skipped: ${result.skipped ?? 'not measured'}`, ...header.slice(2).map(() => '')]
     }
     const value = (test: string): number => figures.get(`${result.name}.${test}`)?.value ?? Number.NaN
-    const rounds = (name: string, test: string): number[] => figures.get(`${name}.${test}`)?.rounds ?? []
     const cells = tests.flatMap(({ name, digits }) => [
       fixed(value(name), digits),
       ...BASES.map((base) => fixed(ratio(rounds(result.name, name), rounds(base, name)), 2)),

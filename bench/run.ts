@@ -18,7 +18,7 @@
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, writeFileSync } from 'node:fs'
-import { cpus, release } from 'node:os'
+import { cpus, loadavg, release } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { program, root } from './compile.js'
@@ -61,6 +61,8 @@ async function main(args: string[]): Promise<number> {
     return error instanceof Usage ? 2 : 1
   }
   for (const name of removeLeftovers()) note(`removed ${name}, left by a bench that was killed`)
+  const load = loadavg()[0] ?? 0
+  if (load > 0.5) note(`the machine is not quiet (load ${load.toFixed(1)}): trust the ratios, not the figures`)
   await Promise.all([program('copy-loop'), program('frame-generator')])
   const results = plan.contenders.map(begin)
   for (let round = 0; round < plan.rounds; round++) {

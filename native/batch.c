@@ -1,13 +1,13 @@
 /*
  * From the egress list to frames on the wire; batch.h describes it.
  *
- * Order within a port is the order of the list, whatever is asked for: segments go where their frame stood. A checksum is
- * finished in the slot itself, once for all ports that the frame leaves by (offload.c). A tag costs no copy of the frame:
- * the addresses are copied in front of it and the body starts behind them.
+ * Order within a port is the order of the list, whatever is asked for: segments go where their frame stood. A checksum
+ * is finished in the slot itself, once for all ports that the frame leaves by (offload.c). A tag costs no copy of the
+ * frame: the addresses are copied in front of it and the body starts behind them.
  *
- * A packet is dropped before any work is spent on it if the port's peer is gone or its queue has no room for it anyway: a
- * guest that stopped reading must not cost the others the time of segmenting for it. A packet dropped so counts once,
- * whatever number of segments it would have made; past this point each frame counts.
+ * A packet is dropped before any work is spent on it if the port's peer is gone or its queue has no room for it
+ * anyway: a guest that stopped reading must not cost the others the time of segmenting for it. A packet dropped so
+ * counts once, whatever number of segments it would have made; past this point each frame counts.
  */
 #include "batch.h"
 

@@ -1,15 +1,16 @@
 /*
  * Frames on their way out of a socket: from pairs of the egress list to the bytes that go on the wire.
  *
- * batch_transmit() walks the pairs of one port, does what their flags ask for (segments, checksum, tag) and collects the
- * resulting frames; when enough have come together, and at the end, it calls the kind's `send`. A frame is two spans: a
- * head that the batch writes, and the body, which is borrowed from the slot or from the engine's scratch memory.
+ * batch_transmit() walks the pairs of one port, does what their flags ask for (segments, checksum, tag) and collects
+ * the resulting frames; when enough have come together, and at the end, it calls the kind's `send`. A frame is two
+ * spans: a head that the batch writes, and the body, which is borrowed from the slot or from the engine's scratch
+ * memory.
  *
  *   head   length, 32 bits in network order | of a tagged frame: 12 bytes of addresses, 4 of tag
  *   body   the rest of the frame
  *
- * Capacity: BATCH_FRAMES frames (as many as one sendmsg() takes in spans, IOV_MAX) and SCRATCH_BYTES of segments; a full
- * batch is sent before the next frame. Standards: IEEE 802.1Q 9.6 for the tag.
+ * Capacity: BATCH_FRAMES frames (as many as one sendmsg() takes in spans, IOV_MAX) and SCRATCH_BYTES of segments; a
+ * full batch is sent before the next frame. Standards: IEEE 802.1Q 9.6 for the tag.
  */
 #ifndef WEFT_BATCH_H
 #define WEFT_BATCH_H

@@ -3,8 +3,8 @@
  *
  * Every length is checked against what holds it: the header against its packet, the packet against the frame. IPv6
  * extension headers are walked while they are of the kinds that may precede TCP and UDP in every segment alike:
- * hop-by-hop, routing, destination options (RFC 8200, section 4). Eight of them or 256 bytes are the limit; past it, and at
- * a fragment header, the frame is refused. An IPv4 fragment is refused, and so is a jumbogram (RFC 2675).
+ * hop-by-hop, routing, destination options (RFC 8200, section 4). Eight of them or 256 bytes are the limit; past it,
+ * and at a fragment header, the frame is refused. An IPv4 fragment is refused, and so is a jumbogram (RFC 2675).
  *
  * What it does not do: tell TypeScript anything. It serves offload.c and segment.c; the pipeline reads headers itself.
  */

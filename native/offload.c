@@ -1,9 +1,9 @@
 /*
  * Unfinished work that a frame carries: from a virtio_net header to the packet's record, back, and done in software.
  *
- * A guest's virtio_net header is a claim. offload_accept() compares it with the frame it came with and writes down only
- * what was found true; a claim that contradicts the frame makes the packet OFFLOAD_BAD. offload_express() builds a header
- * from the record alone, so nothing that a guest wrote reaches a kernel or another guest untouched.
+ * A guest's virtio_net header is a claim. offload_accept() compares it with the frame it came with and writes down
+ * only what was found true; a claim that contradicts the frame makes the packet OFFLOAD_BAD. offload_express() builds
+ * a header from the record alone, so nothing that a guest wrote reaches a kernel or another guest untouched.
  *
  *   claim                    accepted if
  *   nothing                  always
@@ -16,8 +16,8 @@
  * accepts for TCP (TCP_MIN_GSO_SIZE). The header length that came is ignored and computed instead. DATA_VALID, RSC_INFO
  * and the buffer count are dropped: a switch gives no guest another one's word that a checksum was verified.
  *
- * The frame may still carry one 802.1Q tag when it is accepted; TypeScript pops it and subtracts 4 from checksum_start and
- * header_length. It holds no state and has no capacity. Standard: virtio 1.2, 5.1.6; RFC 768 for UDP's zero.
+ * The frame may still carry one 802.1Q tag when it is accepted; TypeScript pops it and subtracts 4 from checksum_start
+ * and header_length. It holds no state and has no capacity. Standard: virtio 1.2, 5.1.6; RFC 768 for UDP's zero.
  *
  * What it does not do: SCTP's CRC32c (a guest is offered no such offload), tunnels' inner checksums, UFO.
  */
@@ -29,7 +29,8 @@
 #define SEGMENTS_MAX 8192
 
 /* Whether a segmentation claim is true; fills in the length of all headers. */
-static bool accept_segments(const uint8_t *frame, int32_t length, const struct vnet_header *header, int32_t *all_headers) {
+static bool accept_segments(const uint8_t *frame, int32_t length, const struct vnet_header *header,
+                            int32_t *all_headers) {
     struct headers found;
     if (!(header->flags & VNET_NEEDS_CHECKSUM) || header->gso_size == 0) return false;
     if (!headers_find(frame, length, &found)) return false;

@@ -1,16 +1,18 @@
 /*
  * Frames over datagram sockets, one frame a datagram, as QEMU's `-netdev dgram` and vfkit speak: no length, no FCS, no
- * virtio_net header. `fd` is bound and receives; `fd_out` is connected to the peer and sends (a unix socket cannot be both
- * for a peer that is not there yet). Without a peer `fd_out` is -1 and every frame is dropped as no-peer.
+ * virtio_net header. `fd` is bound and receives; `fd_out` is connected to the peer and sends (a unix socket cannot be
+ * both for a peer that is not there yet). Without a peer `fd_out` is -1 and every frame is dropped as no-peer.
  *
- * Receive is one recvmmsg() straight into slots. How long a datagram is shows only afterwards, so each gets a small slot
- * and behind it, in a large one, room for the rest at the place where it would stand if the whole frame were there:
+ * Receive is one recvmmsg() straight into slots. How long a datagram is shows only afterwards, so each gets a small
+ * slot and behind it, in a large one, room for the rest at the place where it would stand if the whole frame were
+ * there:
  *
  *   small  [ first SMALL_FRAME_BYTES ]
  *   large  [ left free                ][ the rest ]     a long frame: its first bytes are copied over, the small slot
  *                                                       goes back; a short one: the large slot goes back untouched
  *
- * The number asked for follows what came last, from EXPECT_MIN to PORT_BURST: a lone frame is not charged for 128 slots.
+ * The number asked for follows what came last, from EXPECT_MIN to PORT_BURST: a lone frame is not charged for 128
+ * slots.
  *
  * Transmit is one sendmmsg() a batch. A unix socket's peer takes net.unix.max_dgram_qlen datagrams (often 10) before it
  * must read; what does not fit waits in the queue (queue.h), in order, and counts as transmitted. A datagram that the
@@ -20,7 +22,9 @@
  * Capacity: of receiving none of its own. Without a large slot a long frame is dropped, without any slot each frame is,
  * both as no-slot; longer than MAX_FRAME_BYTES or empty: receive-error. The queue when full: tail drop as queue-full.
  *
- * What it does not do: ask who sent (the file mode of the bound path says who may), or take over passed descriptors.
+ * What it does not do: ask who sent (the file mode of the bound path says who may), or take over passed descriptors. A
+ * peer that has itself connected to our path takes datagrams from that very socket only (unix(7), EPERM): for such a
+ * peer the bound socket must be connected, and `fd_out` be a dup() of it.
  */
 #include <errno.h>
 #include <stdlib.h>

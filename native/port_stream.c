@@ -5,19 +5,19 @@
  *   receive    socket --recv--> buffer (BUFFER_BYTES) --cut, copied--> slots
  *   transmit   slots --one sendmsg a batch--> socket; what it does not take at once --> queue --writable--> socket
  *
- * Receive. One read takes as much as the buffer holds, and whole frames are cut from it until the burst has no room; the
- * rest stays, with the port ready. A read that came back short is followed by one more, because the readiness of the
- * descriptor is told only once and the end of the stream may stand behind the last bytes. The stream's end is told when
- * all frames before it have been taken.
+ * Receive. One read takes as much as the buffer holds, and whole frames are cut from it until the burst has no room;
+ * the rest stays, with the port ready. A read that came back short is followed by one more, because the readiness of
+ * the descriptor is told only once and the end of the stream may stand behind the last bytes. The stream's end is told
+ * when all frames before it have been taken.
  *
- * A length of 0 or above QEMU's own limit (65536 + 4096) means that the peer speaks something else or attacks: the stream
- * cannot be read on, so the port ends with EPROTO. A length that the limit allows but no slot holds (the last 66 bytes
- * below it) is skipped, counted as receive-error. Runts are handed on, for TypeScript to drop and count.
+ * A length of 0 or above QEMU's own limit (65536 + 4096) means that the peer speaks something else or attacks: the
+ * stream cannot be read on, so the port ends with EPROTO. A length that the limit allows but no slot holds (the last
+ * 66 bytes below it) is skipped, counted as receive-error. Runts are handed on, for TypeScript to drop and count.
  *
- * Transmit. A frame of which the socket took a part must be completed, or the stream is lost: its rest goes to the queue,
- * and so does everything behind it until the queue is empty again. The queue always has room for that rest, since frames
- * are sent past an empty queue only. A frame in the queue counts as transmitted; if the peer goes, it is lost as one in a
- * socket's own buffer is. A stream that cannot be sent to is shut down, which ends the reading too.
+ * Transmit. A frame of which the socket took a part must be completed, or the stream is lost: its rest goes to the
+ * queue, and so does everything behind it until the queue is empty again. The queue always has room for that rest,
+ * since frames are sent past an empty queue only. A frame in the queue counts as transmitted; if the peer goes, it is
+ * lost as one in a socket's own buffer is. A stream that cannot be sent to is shut down, which ends the reading too.
  *
  * Capacity: the buffer, allocated at the first read; the queue (queue.h), allocated when a peer is slow for the first
  * time, tail drop counted as queue-full. A peer that stops reading costs these and nobody else's time or slots.
@@ -160,8 +160,8 @@ static bool advance(struct batch *batch, int *frame, size_t sent) {
 }
 
 /*
- * The socket refused for good. Only sending stops now: what the peer sent before it went is still read, and the shutdown
- * puts an end behind it, at which the port fails.
+ * The socket refused for good. Only sending stops now: what the peer sent before it went is still read, and the
+ * shutdown puts an end behind it, at which the port fails.
  */
 static void end_sending(struct engine *engine, struct port *port, struct stream *stream, int error) {
     stream->send_error = error;
@@ -177,7 +177,8 @@ static void stream_send(struct batch *batch) {
     int frame = 0;
     bool partly = false;
     while (!stream->send_error && stream->queue.used == 0 && frame < batch->frames) {
-        struct msghdr message = {.msg_iov = &batch->spans[frame * 2], .msg_iovlen = (size_t)(batch->frames - frame) * 2};
+        size_t count = (size_t)(batch->frames - frame) * 2;
+        struct msghdr message = {.msg_iov = &batch->spans[frame * 2], .msg_iovlen = count};
         ssize_t sent = sendmsg(port->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent >= 0) {
             partly = advance(batch, &frame, (size_t)sent);

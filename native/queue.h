@@ -1,12 +1,12 @@
 /*
  * Frames that wait for a slow peer: a bounded ring of bytes, one a port.
  *
- * Every frame stands in it behind its length (32 bits, network order), as QEMU's stream carries it: port_stream.c sends the
- * bytes as they are, port_dgram.c takes the frames apart again. Frames may wrap around the end of the memory, which is why
- * what is read comes in up to two spans.
+ * Every frame stands in it behind its length (32 bits, network order), as QEMU's stream carries it: port_stream.c
+ * sends the bytes as they are, port_dgram.c takes the frames apart again. Frames may wrap around the end of the
+ * memory, which is why what is read comes in up to two spans.
  *
- * Capacity: QUEUE_BYTES, allocated when a frame waits for the first time and kept until the port is closed. When full it
- * takes no further frame (tail drop), and never a part of one: the caller counts the drop. Nothing is reordered.
+ * Capacity: QUEUE_BYTES, allocated when a frame waits for the first time and kept until the port is closed. When full
+ * it takes no further frame (tail drop), and never a part of one: the caller counts the drop. Nothing is reordered.
  *
  * What it does not do: shorten delay (no CoDel, no priorities). A peer that reads at all drains it at its own speed.
  */

@@ -9,14 +9,15 @@
  *                   (RFC 3168, 6.1.2: once a window reduction); checksum
  *   UDP (RFC 768)   length; checksum, 0 sent as 0xffff. Each segment is a datagram of its own (USO)
  *
- * Checksums are computed from the bytes that leave, never derived from the sum that came: a wrong partial sum from a guest
- * is not spread, and a frame whose checksum another port has completed in place cuts just the same.
+ * Checksums are computed from the bytes that leave, never derived from the sum that came: a wrong partial sum from a
+ * guest is not spread, and a frame whose checksum another port has completed in place cuts just the same.
  *
- * The frame is read anew: of the record only the length and segment_bytes are used. Bytes behind the IP packet (padding)
- * are not sent. A frame without payload makes one segment. The output is never longer than the frame.
+ * The frame is read anew: of the record only the length and segment_bytes are used. Bytes behind the IP packet
+ * (padding) are not sent. A frame without payload makes one segment. The output is never longer than the frame.
  *
- * What it does not do: fragment IP (RFC 791), cut frames whose IPv6 routing header has segments left (their pseudo-header
- * names an address elsewhere), tunnels, or look at any limit of the number of segments (offload.c does on the way in).
+ * What it does not do: fragment IP (RFC 791), cut frames whose IPv6 routing header has segments left (their
+ * pseudo-header names an address elsewhere), tunnels, or look at any limit of the number of segments (offload.c does
+ * on the way in).
  */
 #include "engine.h"
 #include "headers.h"

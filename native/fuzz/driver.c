@@ -3,8 +3,8 @@
  *
  *   driver ITERATIONS [FIRST]
  *
- * Iteration n depends on n alone, so the one that is named when a check or a sanitizer ends the process is run again with
- * `driver 1 n`. It does not follow coverage; for that, build with clang's libFuzzer and without this file.
+ * Iteration n depends on n alone, so the one that is named when a check or a sanitizer ends the process is run again
+ * with `driver 1 n`. It does not follow coverage; for that, build with clang's libFuzzer and without this file.
  */
 #include <signal.h>
 #include <stdio.h>

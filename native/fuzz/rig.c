@@ -1,6 +1,6 @@
 /*
- * The rig of the fuzz targets; rig.h describes it. It formats an arena as src/dataplane/layout.ts does, only smaller and
- * without the sections that native code does not read.
+ * The rig of the fuzz targets; rig.h describes it. It formats an arena as src/dataplane/layout.ts does, only smaller
+ * and without the sections that native code does not read.
  */
 #include "rig.h"
 

@@ -3,11 +3,12 @@
  *
  *   input   12 bytes: the header | the frame, perhaps with a tag
  *
- * What must hold of a packet that is accepted: after the tag is popped, as TypeScript does it, the record can be expressed
- * and accepted again without change; its checksum can be finished, and then verifies; cut into segments, the payloads
- * together are the payload, every length and checksum is right by a second, naive computation, no segment is longer than
- * the frame, and only the first and last carry what belongs there. Records that nobody accepted are tried too: they may be
- * refused, but nothing out of bounds may be touched. The frame lies in memory of its exact size for that.
+ * What must hold of a packet that is accepted: after the tag is popped, as TypeScript does it, the record can be
+ * expressed and accepted again without change; its checksum can be finished, and then verifies; cut into segments, the
+ * payloads together are the payload, every length and checksum is right by a second, naive computation, no segment is
+ * longer than the frame, and only the first and last carry what belongs there. Records that nobody accepted are tried
+ * too: they may be refused, but nothing out of bounds may be touched. The frame lies in memory of its exact size for
+ * that.
  */
 #include <stdlib.h>
 
@@ -20,7 +21,8 @@
 
 /* ---- checks ---- */
 
-static void check_segment(const struct segmenter *cut, const uint8_t *out, int32_t length, int32_t index, int32_t done) {
+static void check_segment(const struct segmenter *cut, const uint8_t *out, int32_t length, int32_t index,
+                          int32_t done) {
     const uint8_t *ip = out + cut->l3, *l4 = out + cut->l4, *original = cut->frame;
     int32_t behind = length - cut->l4, headers = cut->header_length;
     uint32_t sum = naive_sum(l4, behind, 0) + cut->protocol + (uint32_t)behind;
@@ -146,7 +148,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             CHECK(untagged != NULL);
             memcpy(untagged, frame, ADDRESSES_BYTES);
             record.length -= TAG_BYTES;
-            memcpy(untagged + ADDRESSES_BYTES, frame + ADDRESSES_BYTES + TAG_BYTES, (size_t)(record.length - ADDRESSES_BYTES));
+            const uint8_t *behind = frame + ADDRESSES_BYTES + TAG_BYTES;
+            memcpy(untagged + ADDRESSES_BYTES, behind, (size_t)(record.length - ADDRESSES_BYTES));
             if (record.offload) record.checksum_start -= TAG_BYTES;
             if (record.segment_bytes) record.header_length -= TAG_BYTES;
         }

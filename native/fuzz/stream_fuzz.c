@@ -3,9 +3,9 @@
  *
  *   input   1 byte: how pieces are cut | 1 byte: packets held back, which empties the pool | the stream
  *
- * The stream is parsed here a second time, all at once. What must hold: the frames that come out are those of the stream,
- * in order and byte for byte, except for those counted as no-slot; after a length that cannot be one, nothing comes but
- * the event EPROTO, else the event 0 when the peer has closed; and every slot is free at the end.
+ * The stream is parsed here a second time, all at once. What must hold: the frames that come out are those of the
+ * stream, in order and byte for byte, except for those counted as no-slot; after a length that cannot be one, nothing
+ * comes but the event EPROTO, else the event 0 when the peer has closed; and every slot is free at the end.
  */
 #include <errno.h>
 #include <sys/socket.h>
@@ -118,7 +118,8 @@ size_t fuzz_make(uint64_t *random, uint8_t *data) {
     /* byte by byte is slow with long frames */
     int32_t kinds = data[0] & 1 ? 5 : (int32_t)(sizeof lengths / sizeof *lengths);
     for (int frames = random_below(random, 80); frames > 0; frames--) {
-        int32_t length = random_next(random) & 1 ? lengths[random_below(random, kinds)] : 1 + random_below(random, 1600);
+        int32_t length = 1 + random_below(random, 1600);
+        if (random_next(random) & 1) length = lengths[random_below(random, kinds)];
         if (random_below(random, 200) == 0) length = random_below(random, 3) - 1;
         int32_t bytes = length < 0 ? 0 : length;
         if (at + 4 + (size_t)bytes > INPUT_MAX) break;

@@ -3,11 +3,11 @@
  *
  *   input   1 byte: kind of port, size of the socket's buffer | then by step 4 bytes: what | how many | length
  *   steps   send frames (plain, tagged, with an unfinished checksum, to be cut into segments, runt), several in one
- *           transmit call; the peer reads some bytes or datagrams; the engine takes its turn; at last, the peer reads all
+ *           transmit call; the peer reads some bytes or datagrams; the engine takes its turn; at last, all is read
  *
- * What must hold: what the peer reads is a frame, whole, every one it should have got at most once and in order; as many
- * frames and bytes as are counted as transmitted; and every frame that is missing is counted as dropped. A peer that
- * leaves early leaves no slot behind.
+ * What must hold: what the peer reads is a frame, whole, every one it should have got at most once and in order; as
+ * many frames and bytes as are counted as transmitted; and every frame that is missing is counted as dropped. A peer
+ * that leaves early leaves no slot behind.
  */
 #include <errno.h>
 #include <sys/socket.h>
@@ -46,7 +46,8 @@ static void expect(const uint8_t *frame, int32_t length, bool tagged, int32_t tc
 
 static void arrived(const uint8_t *frame, int32_t length) {
     uint32_t sum = naive_sum(frame, length, 0);
-    while (run.next < run.expected && (expected[run.next].length != length || expected[run.next].sum != sum)) run.next++;
+    while (run.next < run.expected && (expected[run.next].length != length || expected[run.next].sum != sum))
+        run.next++;
     CHECK(run.next < run.expected);
     run.next++;
     run.read_frames++;

@@ -1,9 +1,9 @@
 /*
- * Lets a test in TypeScript ask native functions: a question a line, an answer a line. Frames are hexadecimal; each lies
- * in memory of its exact size while it is worked on, so that the sanitizers see a byte too many.
+ * Lets a test in TypeScript ask native functions: a question a line, an answer a line. Frames are hexadecimal; each
+ * lies in memory of its exact size while it is worked on, so that the sanitizers see a byte too many.
  *
  *   sum SHIFT HEX                                     folded sum, as it would be stored; SHIFT: misalignment
- *   accept FLAGS GSO HEADERS SIZE START OFFSET HEX    offload segment_bytes checksum_start checksum_offset header_length
+ *   accept FLAGS GSO HEADERS SIZE START OFFSET HEX    offload segment_bytes start offset header_length
  *   express TAG OFFLOAD SEGMENT START OFFSET HEADERS  the 12 bytes of the header
  *   complete START OFFSET HEX                         the frame, or "refused"
  *   segment BYTES HEX                                 the segments, or "refused"

@@ -14,7 +14,7 @@ export async function ask(questions: readonly string[]): Promise<string[]> {
   return said
     .split('\n')
     .slice(0, questions.length)
-    .map(line => line.trim())
+    .map((line) => line.trim())
 }
 
 export async function askOne(question: string): Promise<string> {

@@ -2,7 +2,8 @@
  * Compiles C for the tests of native code: all of `native/` without the Node-API parts, and a program on top of it.
  *
  * The objects are made once a test process, in a temporary folder that goes with the process, with gcc's or clang's
- * address and undefined-behaviour sanitizers where the compiler has them: a test that reads one byte too far then fails.
+ * address and undefined-behaviour sanitizers where the compiler has them: a test that reads one byte too far then
+ * fails.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
@@ -20,7 +21,7 @@ const folder = mkdtempSync(join(tmpdir(), 'weft-native-'))
 process.on('exit', () => rmSync(folder, { recursive: true, force: true }))
 
 /** The C compiler, or null. */
-export const compiler: string | null = ['cc', 'gcc', 'clang'].find(name => which(name) !== null) ?? null
+export const compiler: string | null = ['cc', 'gcc', 'clang'].find((name) => which(name) !== null) ?? null
 
 function trySanitizers(): boolean {
   if (compiler === null) return false
@@ -36,7 +37,7 @@ const flags = sanitizers ? [...strict, ...sanitizing] : strict
 let objects: Promise<string[]> | undefined
 
 async function compileNative(): Promise<string[]> {
-  const names = readdirSync(nativeFolder).filter(name => name.endsWith('.c') && !binding.has(name))
+  const names = readdirSync(nativeFolder).filter((name) => name.endsWith('.c') && !binding.has(name))
   const made: string[] = []
   for (const name of names) {
     const object = join(folder, `${basename(name, '.c')}.o`)
@@ -49,7 +50,7 @@ async function compileNative(): Promise<string[]> {
 async function link(name: string, sources: readonly string[]): Promise<string> {
   objects ??= compileNative()
   const program = join(folder, name)
-  const files = sources.map(source => join(root, source))
+  const files = sources.map((source) => join(root, source))
   const include = ['-I', nativeFolder]
   await run(compiler as string, [...flags, ...include, ...files, ...(await objects), '-lpthread', '-o', program])
   return program

@@ -1,8 +1,8 @@
 /**
  * The fuzz targets of native/fuzz, each for a fixed number of seeded inputs under the sanitizers.
  *
- * What they check stands at the head of each. A failing iteration is named in the output and can be run alone; longer runs
- * and coverage guidance are for clang's libFuzzer (native/fuzz/rig.h says how).
+ * What they check stands at the head of each. A failing iteration is named in the output and can be run alone; longer
+ * runs and coverage guidance are for clang's libFuzzer (native/fuzz/rig.h says how).
  */
 import assert from 'node:assert/strict'
 import { suite, test } from 'node:test'
@@ -22,7 +22,7 @@ const skip = compiler === null ? 'no C compiler' : !sanitizers && `${compiler} l
 suite('native code under random input', { skip }, () => {
   for (const [target, iterations] of Object.entries(targets)) {
     test(`${target}: ${iterations} inputs`, async () => {
-      const sources = [target, 'rig', 'driver'].map(name => `native/fuzz/${name}.c`)
+      const sources = [target, 'rig', 'driver'].map((name) => `native/fuzz/${name}.c`)
       const result = await attempt(await compile(target, sources), [String(iterations)], { timeoutSeconds: 300 })
       assert.equal(result.status, 0, result.stderr)
       assert.equal(result.stdout, `${iterations} inputs\n`)

@@ -80,7 +80,7 @@ suite('offload', { skip: cannotCompile }, () => {
       { frame: tcp4.frame.slice(0, -2) }, // the packet's end is missing
       { frame: tcp4.frame.slice(0, 100) },
     ]
-    const answers = await ask(lies.map(lie => claim(tcp4, lie)))
+    const answers = await ask(lies.map((lie) => claim(tcp4, lie)))
     for (const [i, lie] of lies.entries()) assert.equal(answers[i], bad, JSON.stringify(lie))
     assert.equal(await askOne(claim(tcp6, { gso: 1 })), bad)
     assert.equal(await askOne(claim(udp4, { gso: 1 })), bad)
@@ -129,7 +129,7 @@ suite('offload', { skip: cannotCompile }, () => {
     assert.equal(await askOne(`complete 34 6 ${zeros}ffff000000000000`), `${zeros}ffff00000000ffff`)
     assert.equal(await askOne(`complete 34 4 ${zeros}ffff000000000000`), `${zeros}ffff000000000000`)
     const refused = ['13 6', '35 6', '42 0', '100 6', '34 7', '34 65535', '-1 6', '34 -1', '2147483647 6']
-    const answers = await ask(refused.map(places => `complete ${places} ${zeros}ffff000000000000`))
+    const answers = await ask(refused.map((places) => `complete ${places} ${zeros}ffff000000000000`))
     assert.deepEqual(
       answers,
       refused.map(() => 'refused'),

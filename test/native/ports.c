@@ -1,6 +1,7 @@
 /*
- * Scenarios of the socket ports, one by its name: `ports NAME FOLDER`, an empty folder for sockets. Exit status 0: as it should be; a check that fails says
- * where. ports.test.ts says what each is about. The engine and its small pool come from native/fuzz/rig.c.
+ * Scenarios of the socket ports, one by its name: `ports NAME FOLDER`, where FOLDER is empty and takes the sockets.
+ * Exit status 0: as it should be; a check that fails says where. ports.test.ts says what each is about. The engine and
+ * its small pool come from native/fuzz/rig.c.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -123,7 +124,8 @@ static void stream_longest(void) {
 
 static void stream_wire(void) {
     static const char expected[] = "\0\0\0\x10" "\x11\x11\x11\x11\x11\x11\x11\x11\x11\x11\x11\x11\x11\x11\x11\x11"
-                                   "\0\0\0\x14" "\x22\x22\x22\x22\x22\x22\x22\x22\x22\x22\x22\x22\x81\0\x60\x07\x22\x22\x22\x22";
+                                   "\0\0\0\x14" "\x22\x22\x22\x22\x22\x22\x22\x22\x22\x22\x22\x22"
+                                   "\x81\0\x60\x07\x22\x22\x22\x22";
     open_stream();
     transmit(RIG_PORT, 16, 0x11, 0, 0);
     transmit(RIG_PORT, 16, 0x22, EGRESS_TAGGED, 0x6007);
@@ -173,13 +175,13 @@ static void stream_last_words(void) {
 
 /* ---- datagrams ---- */
 
-static const char *folder;
+static const char *folder; /* the test removes it */
 static struct sockaddr_un to; /* the port's */
 
 static int bound(const char *name, struct sockaddr_un *address) {
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0);
     *address = (struct sockaddr_un){.sun_family = AF_UNIX};
-    snprintf(address->sun_path, sizeof address->sun_path, "%s/%s", folder, name); /* the test removes the folder */
+    snprintf(address->sun_path, sizeof address->sun_path, "%s/%s", folder, name);
     CHECK(fd >= 0 && bind(fd, (struct sockaddr *)address, sizeof *address) == 0);
     return fd;
 }

@@ -1,6 +1,6 @@
 /**
- * The socket ports of native/ (port_stream.c, port_dgram.c) with the real engine: scenarios of `ports.c`, one process each.
- * After each, every slot is free again.
+ * The socket ports of native/ (port_stream.c, port_dgram.c) with the real engine: scenarios of `ports.c`, one process
+ * each. After each, every slot is free again.
  */
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -14,10 +14,11 @@ import { compile } from './compile.js'
 const scenarios: Record<string, string> = {
   'stream-byte-by-byte': 'frames that come a byte at a time come out whole',
   'stream-many-in-one': 'two hundred frames in one write come in bursts, then the end is told',
-  'stream-bad-length': 'a length of 0 or beyond the limit of QEMU ends the port with EPROTO, after the frames before it',
+  'stream-bad-length': 'a length of 0 or beyond the limit of QEMU ends the port with EPROTO, past the frames before',
   'stream-longest': 'the longest frame passes; one that fits no slot is skipped and counted',
   'stream-wire': 'what is on the wire, with and without a tag, byte for byte (QEMU net/stream.c: 32-bit length, frame)',
-  'stream-never-reads': 'a peer that stops reading costs nobody else a frame, and gets what was taken, whole and in order',
+  'stream-never-reads':
+    'a peer that stops reading costs nobody else a frame, and gets what was queued, whole, in order',
   'stream-last-words': 'what a peer sent before it left is received although sending to it has failed',
   'dgram-lengths': 'datagrams of any length come in slots of the right size; empty and oversize ones are counted',
   'dgram-slow-peer': 'what the peer does not take at once follows, in order, tags and all',
@@ -27,7 +28,7 @@ const scenarios: Record<string, string> = {
 
 suite('socket ports', { skip: cannotCompile }, () => {
   for (const [name, what] of Object.entries(scenarios)) {
-    test(what, async context => {
+    test(what, async (context) => {
       const program = await compile('ports', ['test/native/ports.c', 'native/fuzz/rig.c'])
       const folder = mkdtempSync(join(tmpdir(), 'weft-ports-'))
       context.after(() => rmSync(folder, { recursive: true }))

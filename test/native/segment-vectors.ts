@@ -1,10 +1,11 @@
 /**
  * Segmentation as Linux does it: what the kernel made of the same frames.
  *
- * Origin: Linux 6.18, tcp_gso_segment() and __udp_gso_segment(). Each frame was sent with its virtio_net header (gso_size
- * 10) through an AF_PACKET socket with PACKET_VNET_HDR on one end of a veth pair whose segmentation and checksum offloads
- * were off (`ethtool -K va tx off tso off gso off`), and the segments were read from the other end. The TCP frames carry
- * CWR, PSH and FIN, the timestamp option, and a sequence number that wraps; the IPv4 identification wraps too.
+ * Origin: Linux 6.18, tcp_gso_segment() and __udp_gso_segment(). Each frame was sent with its virtio_net header
+ * (gso_size 10) through an AF_PACKET socket with PACKET_VNET_HDR on one end of a veth pair whose segmentation and
+ * checksum offloads were off (`ethtool -K va tx off tso off gso off`), and the segments were read from the other end.
+ * The TCP frames carry CWR, PSH and FIN, the timestamp option, and a sequence number that wraps; the IPv4
+ * identification wraps too.
  */
 export interface SegmentVector {
   name: string
@@ -69,10 +70,8 @@ export const segmentVectors: SegmentVector[] = [
       '020000000002020000000001080045000035fffe4000401126b70a0000010a0000029c4001bb00211435616263646566' +
       '6768696a6b6c6d6e6f70717273747576777879',
     segments: [
-      '020000000002020000000001080045000026fffe4000401126c60a0000010a0000029c4001bb001252cc616263646566' +
-        '6768696a',
-      '020000000002020000000001080045000026ffff4000401126c50a0000010a0000029c4001bb0012209a6b6c6d6e6f70' +
-        '71727374',
+      '020000000002020000000001080045000026fffe4000401126c60a0000010a0000029c4001bb001252cc616263646566' + '6768696a',
+      '020000000002020000000001080045000026ffff4000401126c50a0000010a0000029c4001bb0012209a6b6c6d6e6f70' + '71727374',
       '02000000000202000000000108004500002100004000401126ca0a0000010a0000029c4001bb000de7e67576777879',
     ],
   },

@@ -21,7 +21,8 @@ describe('footprint', needs('root', 'tun', 'weft', 'ip', 'sysctl', 'nft'), () =>
     await space.ip('link set d0 up')
     await space.ip('link set d1 up')
     await space.ip('tuntap add keep0 mode tap vnet_hdr user 65534')
-    await space.ip('link set keep0 mtu 1450')
+    await space.ip('link set keep0 mtu 1450 up') // up once, for the queue it then keeps
+    await space.ip('link set keep0 down')
   })
   after(() => lab?.close())
 

@@ -1,0 +1,172 @@
+/** The command line against a daemon: what it prints, and its exit status. */
+import assert from 'node:assert/strict'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, before, test } from 'node:test'
+import { duration, list, short, table } from '../../src/control/cli/table.js'
+import { guestMac, qemuAdvice, shellLine } from '../../src/control/qemu.js'
+import { parseNetwork } from '../../src/control/definition.js'
+import { CaptureReader } from '../../src/ports/pcapng.js'
+import { type CommandResult, Fixture, until } from './daemon-fixture.js'
+
+const fixture = new Fixture()
+before(() => fixture.start())
+after(() => fixture.close())
+
+async function done(...args: string[]): Promise<string> {
+  const result = await fixture.run(...args)
+  assert.deepEqual([result.status, result.stderr], [0, ''], args.join(' '))
+  return result.stdout
+}
+
+function refused(result: CommandResult, sentence: RegExp): void {
+  assert.equal(result.status, 1, result.stderr)
+  assert.equal(result.stdout, '')
+  assert.match(result.stderr, sentence)
+  assert.equal(result.stderr.trim().split('\n').length, 1, result.stderr)
+}
+
+test('a network and its ports, in text and in JSON', async () => {
+  await done('network', 'create', 'lan', '--mtu', '9000', '--fdb-age', '10')
+  assert.match(await done('network', 'list'), /^NAME +MODE +STATE .*\ndefault +isolated +active .*\nlan +isolated +active /)
+  const added = JSON.parse(await done('port', 'add', 'lan', 'vm1', '--kind', 'tap', '--trunk', '10,20-22', '--native', '5', '--json'))
+  assert.deepEqual(added.vlan, { mode: 'trunk', access: null, native: 5, trunk: [5, 10, 20, 21, 22] })
+  assert.equal(added.mtu, 9000)
+  assert.match(await done('port', 'list', 'lan'), /vm1 +tap +up +trunk 5,10,20-22 native 5 +9000/)
+  await done('port', 'set', 'lan', 'vm1', '--access', '7')
+  await done('port', 'set', 'lan', 'vm1', '--isolated')
+  assert.match(await done('port', 'show', 'lan', 'vm1'), /\nvlan +7\n[^]*\nisolated +yes\n/)
+  await done('port', 'set', 'lan', 'vm1', '--access', 'none', '--no-isolated')
+  assert.match(await done('port', 'show', 'lan', 'vm1'), /\nvlan +-\n[^]*\nisolated +no\n/)
+  await done('port', 'link', 'lan', 'vm1', 'down')
+  assert.equal(JSON.parse(await done('port', 'show', 'lan', 'vm1', '--json')).state, 'down')
+  await done('fdb', 'add', 'lan', '52:54:00:00:00:01', 'vm1', '--vid', '7')
+  assert.match(await done('fdb', 'list', 'lan'), /^VLAN +MAC +PORT +AGE\n +7 +52:54:00:00:00:01 +vm1 +static\n$/)
+  assert.deepEqual(JSON.parse(await done('fdb', 'list', 'lan', '--vid', '8', '--json')), [])
+  await done('fdb', 'remove', 'lan', '52:54:00:00:00:01', '--vid', '7')
+  await done('fdb', 'flush', 'lan')
+  await done('network', 'set', 'lan', '--autostart')
+  for (const verb of ['restart', 'stop', 'start']) await done('network', verb, 'lan')
+  assert.match(await done('stats', 'lan'), /lan +vm1 +down +0 +0 +1 +0 +0 +0 +runt 1/)
+  await done('port', 'remove', 'lan', 'vm1')
+  await done('network', 'delete', 'lan')
+  assert.match(await done('status'), /^weft +\d+\.\d+\.\d+, process \d+[^]*\nnetworks +1 active of 1\n/)
+})
+
+test('definitions: export, define, create from a file', async () => {
+  const file = join(fixture.folder, 'net.yaml')
+  writeFileSync(file, 'name: filed\nports:\n  - { name: a, kind: tap, access: 10 }\n')
+  await done('network', 'define', file)
+  assert.match(await done('network', 'list', '--all'), /filed +isolated +inactive/)
+  const exported = await done('network', 'export', 'filed')
+  await done('network', 'delete', 'filed')
+  writeFileSync(file, exported)
+  await done('network', 'create', file)
+  const shown = JSON.parse(await done('network', 'show', 'filed', '--json'))
+  assert.deepEqual([shown.active, shown.persistent, shown.ports], [true, false, 1])
+  assert.equal(await done('network', 'export', 'filed'), exported)
+  await done('network', 'stop', 'filed')
+  refused(await fixture.run('network', 'show', 'filed'), /no network filed/)
+  writeFileSync(file, '<network/>')
+  refused(await fixture.run('network', 'define', file), /XML comes in a later version/)
+  refused(await fixture.run('network', 'define', join(fixture.folder, 'absent')), /absent cannot be read/)
+})
+
+test('status 1: refused, one line that names the object and the value', async () => {
+  refused(await fixture.run('network', 'show', 'x'), /^weft: there is no network x\n$/)
+  refused(await fixture.run('port', 'add', 'default', 'p', '--kind', 'tap', '--access', '4095'), /access: 4095 is not 1..4094/)
+  refused(await fixture.run('port', 'add', 'default', 'p', '--kind', 'vde'), /ports of kind vde come in a later version/)
+  refused(await fixture.run('network', 'create', 'n', '--mode', 'nat'), /mode nat needs the router/)
+  refused(await fixture.run('network', 'create', 'n', '--subnet', '10.0.0.0/24'), /subnets: .* needs the router/)
+  refused(await fixture.run('qemu', 'default', 'p'), /network default has no port p/)
+})
+
+test('status 2: wrong usage, with the usage', async () => {
+  for (const words of [
+    '',
+    'frobnicate',
+    'network',
+    'network frobnicate',
+    'port add default',
+    'port add default p',
+    'port link default p sideways',
+    'port set default p',
+    'network list --frobnicate',
+    'port add default p --kind tap --mtu many',
+    'up --log-level loud',
+  ]) {
+    const { status, stdout, stderr } = await fixture.run(...words.split(' ').filter(Boolean))
+    assert.deepEqual([status, stdout], [2, ''], words)
+    assert.match(stderr, /usage/i, words)
+  }
+})
+
+test('status 3: no daemon', async () => {
+  const other = new Fixture()
+  const result = await other.run('status')
+  assert.equal(result.status, 3)
+  assert.match(result.stderr, /^weft: no daemon at .*weft\.sock \(weft up starts one\)\n$/)
+  const doctor = await other.run('doctor')
+  assert.equal(doctor.status, 0)
+  assert.match(doctor.stdout, /daemon +no daemon at/)
+  await other.close()
+})
+
+test('help and version', async () => {
+  assert.match(await done('--version'), /^\d+\.\d+\.\d+\n$/)
+  assert.match(await done('port', 'add', '--help'), /--trunk <vids>/)
+})
+
+test('top prints a table a sample, or a line of JSON', async () => {
+  await done('port', 'add', 'default', 'vm1', '--kind', 'tap')
+  const text = await done('top', '--interval', '0.1', '--count', '2')
+  assert.equal(text.match(/NETWORK +PORT/g)?.length, 2)
+  const [line = ''] = (await done('top', 'default', '--interval', '0.1', '--count', '1', '--json')).split('\n')
+  assert.equal(JSON.parse(line).ports[0].port, 'vm1')
+  await done('port', 'remove', 'default', 'vm1')
+})
+
+test('capture: to stdout and to a file, until its count', async () => {
+  await done('port', 'add', 'default', 'vm1', '--kind', 'tap')
+  const path = join(fixture.folder, 'capture.pcapng')
+  for (const words of [['-w', '-'], ['vm1', '-w', path, '--json', 'icmp']]) {
+    const running = fixture.run('capture', 'default', ...words, '--count', '2')
+    await until('the capture runs', () => fixture.fabric.captures.length === 1)
+    for (let n = 0; n < 2; n++) fixture.fabric.frame('vm1', new Uint8Array(60))
+    const { status, stdout, stderr } = await running
+    assert.equal(status, 0, stderr)
+    assert.match(stderr, /capturing on/)
+    const file = words[1] === '-' ? Buffer.from(stdout, 'latin1') : readFileSync(path)
+    assert.equal([...new CaptureReader().read(file)].length, 2)
+    if (words[1] !== '-') assert.deepEqual(JSON.parse(stdout), { frames: 2, lost: 0 })
+  }
+  refused(await fixture.run('capture', 'default', 'frobnicate'), /frobnicate/)
+  await done('port', 'remove', 'default', 'vm1')
+})
+
+test('QEMU arguments', async () => {
+  const uuid = '6f0e8a52-3b1c-4f57-9c1e-0d2a4b6c8e10'
+  const advice = (port: object) => {
+    const network = parseNetwork({ name: 'n', uuid, ports: [{ name: 'p', ...port }] })
+    return shellLine(qemuAdvice(network, network.ports[0] as never).arguments)
+  }
+  const device = `-device virtio-net-pci,netdev=p,mac=${guestMac(uuid, 'p')}`
+  const expected: [object, string][] = [
+    [{ kind: 'qemu', path: '/a b,c' }, `-netdev 'stream,id=p,server=off,addr.type=unix,addr.path=/a b,,c' ${device}`],
+    [{ kind: 'qemu', path: '127.0.0.1:99', client: true }, `-netdev stream,id=p,server=on,addr.type=inet,addr.host=127.0.0.1,addr.port=99 ${device}`],
+    [{ kind: 'qemu', path: '/s', dgram: true }, `-netdev dgram,id=p,local.type=unix,local.path=/s.guest,remote.type=unix,remote.path=/s ${device}`],
+    [{ kind: 'netdev', dev: 'tap0', mac: '52:54:00:00:00:07', mtu: 9000 }, '-netdev tap,id=p,ifname=tap0,script=no,downscript=no -device virtio-net-pci,netdev=p,mac=52:54:00:00:00:07,host_mtu=9000'],
+  ]
+  for (const [port, line] of expected) assert.equal(advice(port), line)
+  assert.throws(() => advice({ kind: 'tap' }), /holds the TAP p itself/)
+  assert.match(guestMac(uuid, 'p'), /^52:54:00(:[0-9a-f]{2}){3}$/)
+  assert.notEqual(guestMac(uuid, 'p'), guestMac(uuid, 'q'))
+})
+
+test('tables and numbers', () => {
+  assert.equal(table(['A', 'LONG'], [['xyz', '1'], ['x', '22']], ['LONG']), 'A    LONG\nxyz     1\nx      22')
+  assert.equal(list([['a', '1'], ['long', '2']]), 'a     1\nlong  2')
+  const numbers: [number, string][] = [[0, '0'], [999, '999'], [1000, '1.0k'], [99_499, '99.5k'], [123_456, '123k'], [1e9, '1.0G']]
+  for (const [value, text] of numbers) assert.equal(short(value), text)
+  assert.deepEqual([5, 65, 3700, 90_000].map(duration), ['5 s', '1 min 5 s', '1 h 1 min', '1 d 1 h'])
+})
