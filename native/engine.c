@@ -186,6 +186,13 @@ void port_failed(struct engine *engine, struct port *port, int code) {
     engine->header[HEADER_EVENT_COUNT] = used + 1;
 }
 
+void port_set_out(struct engine *engine, struct port *port, int fd) {
+    if (watch(engine, fd, EPOLLET, (uint32_t)port->index | KEY_OUT) == 0)
+        port->fd_out = fd;
+    else
+        close(fd);
+}
+
 void port_await_writable(struct engine *engine, struct port *port, bool wanted) {
     int fd = port->fd_out >= 0 ? port->fd_out : port->fd;
     uint32_t key = (uint32_t)port->index | (port->fd_out >= 0 ? KEY_OUT : 0);

@@ -165,6 +165,8 @@ static inline void count(struct engine *engine, const struct port *port, enum co
 void port_failed(struct engine *engine, struct port *port, int code);
 /* Asks for (or no longer for) a call of ops->writable when `fd` takes more. fd is port->fd or port->fd_out. */
 void port_await_writable(struct engine *engine, struct port *port, bool wanted);
+/* Gives a port that had none its fd_out; takes the descriptor over, also on failure. */
+void port_set_out(struct engine *engine, struct port *port, int fd);
 
 /* ---- the virtio_net header (virtio 1.2, 5.1.6) ---- */
 

@@ -1,7 +1,8 @@
 /*
  * Frames over datagram sockets, one frame a datagram, as QEMU's `-netdev dgram` and vfkit speak: no length, no FCS, no
  * virtio_net header. `fd` is bound and receives; `fd_out` is connected to the peer and sends (a unix socket cannot be
- * both for a peer that is not there yet). Without a peer `fd_out` is -1 and every frame is dropped as no-peer.
+ * both for a peer that is not there yet). Without a peer `fd_out` is -1 and every frame is dropped as no-peer,
+ * until somebody sends: that is the peer then.
  *
  * Receive is one recvmmsg() straight into slots. How long a datagram is shows only afterwards, so each gets a small
  * slot and behind it, in a large one, room for the rest at the place where it would stand if the whole frame were
@@ -22,13 +23,13 @@
  * Capacity: of receiving none of its own. Without a large slot a long frame is dropped, without any slot each frame is,
  * both as no-slot; longer than MAX_FRAME_BYTES or empty: receive-error. The queue when full: tail drop as queue-full.
  *
- * What it does not do: ask who sent (the file mode of the bound path says who may), or take over passed descriptors. A
- * peer that has itself connected to our path takes datagrams from that very socket only (unix(7), EPERM): for such a
- * peer the bound socket must be connected, and `fd_out` be a dup() of it.
+ * What it does not do: ask who may send (the file mode of the bound path says that), or take over passed descriptors.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "batch.h"
@@ -122,6 +123,31 @@ static void discard(struct engine *engine, struct port *port, int room) {
     }
 }
 
+/*
+ * Whoever sends is the peer of a port that has none: frames go where the next datagram came from. A peer that has connected
+ * itself to our path (vfkit, krunkit) takes datagrams from the bound socket only (unix(7)): then that one is connected.
+ */
+static void find_peer(struct engine *engine, struct port *port) {
+    struct sockaddr_un peer;
+    socklen_t length = sizeof peer;
+    uint8_t byte;
+    struct sockaddr *any = (struct sockaddr *)&peer;
+    if (recvfrom(port->fd, &byte, sizeof byte, MSG_PEEK | MSG_DONTWAIT, any, &length) < 0) return;
+    if (length <= offsetof(struct sockaddr_un, sun_path)) return; /* it has no address to answer to */
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0) return;
+    int error = connect(fd, any, length) < 0 ? errno : 0;
+    if (error == EPERM) {
+        close(fd);
+        fd = fcntl(port->fd, F_DUPFD_CLOEXEC, 0);
+        error = fd < 0 || connect(fd, any, length) < 0 ? errno : 0;
+    }
+    if (!error)
+        port_set_out(engine, port, fd);
+    else if (fd >= 0)
+        close(fd);
+}
+
 static int dgram_receive(struct engine *engine, struct port *port, int32_t *packets, int room) {
     struct mmsghdr messages[PORT_BURST];
     struct iovec spans[PORT_BURST][2];
@@ -131,6 +157,7 @@ static int dgram_receive(struct engine *engine, struct port *port, int32_t *pack
         port_failed(engine, port, dgram ? ECONNREFUSED : ENOMEM);
         return 0;
     }
+    if (port->fd_out < 0) find_peer(engine, port);
     if (room > PORT_BURST) room = PORT_BURST;
     int wanted = room < dgram->expected ? room : dgram->expected, asked = 0;
     for (; asked < wanted; asked++) {

@@ -1,10 +1,11 @@
 /**
  * Who may give commands.
  *
- * On the unix socket: root, the user of the daemon, and the members of a group if one was named; the kernel says who the
- * peer is. On TCP: who shows the token, in `Authorization: Bearer TOKEN` or, from a browser, as the WebSocket subprotocol
- * `weft.token.TOKEN`. Everywhere: a page of another origin is refused (RFC 6455 section 10.2), and so is a Host header with
- * a name that is not this host's, by which a hostile page would reach a loopback address (DNS rebinding).
+ * On the unix socket: root, the user of the daemon, and the members of a group if one was named; the kernel says who
+ * the peer is. On TCP: who shows the token, in `Authorization: Bearer TOKEN` or, from a browser, as the WebSocket
+ * subprotocol `weft.token.TOKEN`. Everywhere: a page of another origin is refused (RFC 6455 section 10.2), and so is a
+ * Host header with a name that is not this host's, by which a hostile page would reach a loopback address (DNS
+ * rebinding).
  */
 import { createHash, timingSafeEqual } from 'node:crypto'
 import { readFileSync } from 'node:fs'
@@ -36,7 +37,9 @@ export function admitsPeer(peer: Peer, uid: number, group: Group | null): boolea
 }
 
 function userName(uid: number): string | undefined {
-  const line = readFileSync('/etc/passwd', 'utf8').split('\n').find(one => one.split(':')[2] === String(uid))
+  const line = readFileSync('/etc/passwd', 'utf8')
+    .split('\n')
+    .find((one) => one.split(':')[2] === String(uid))
   return line?.split(':')[0]
 }
 
@@ -57,11 +60,11 @@ export function showsToken({ headers }: IncomingMessage, token: string): boolean
   const bearer = /^Bearer\s+(\S+)$/i.exec(headers.authorization ?? '')?.[1]
   const offered = (headers['sec-websocket-protocol'] ?? '')
     .split(',')
-    .map(one => one.trim())
-    .filter(one => one.startsWith(TOKEN_PROTOCOL))
-    .map(one => one.slice(TOKEN_PROTOCOL.length))
+    .map((one) => one.trim())
+    .filter((one) => one.startsWith(TOKEN_PROTOCOL))
+    .map((one) => one.slice(TOKEN_PROTOCOL.length))
   const digest = (text: string) => createHash('sha256').update(text).digest()
-  return [bearer, ...offered].some(one => one !== undefined && timingSafeEqual(digest(one), digest(token)))
+  return [bearer, ...offered].some((one) => one !== undefined && timingSafeEqual(digest(one), digest(token)))
 }
 
 function hostOf(text: string): URL | null {

@@ -48,12 +48,7 @@ const Options = Type.Union([
 ])
 
 const Traffic = Type.Object({ packets: count, bytes: count, dropped: count })
-const Kind = Type.Union([
-  Type.Literal('tap'),
-  Type.Literal('netdev'),
-  Type.Literal('qemu'),
-  Type.Literal('pcap'),
-])
+const Kind = Type.Union([Type.Literal('tap'), Type.Literal('netdev'), Type.Literal('qemu'), Type.Literal('pcap')])
 const State = Type.Union([Type.Literal('up'), Type.Literal('down'), Type.Literal('error')])
 const Drops = Type.Record(Type.String(), count, { description: 'counts by reason' })
 const Software = Type.Object({ segmented: count, checksums: count })

@@ -267,7 +267,11 @@ export function discover(version: string): object {
 }
 
 function parameters(schema: TSchema): object[] {
-  const { properties, required = [], allOf } = schema as unknown as {
+  const {
+    properties,
+    required = [],
+    allOf,
+  } = schema as unknown as {
     properties?: Record<string, TSchema>
     required?: string[]
     allOf?: TSchema[]

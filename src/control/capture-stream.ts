@@ -1,9 +1,9 @@
 /**
  * A capture that a client reads: frames from the fabric, packed into pcapng, sent as binary messages.
  *
- * All binary messages of a connection, one after another, make one pcapng file: so a connection has one capture at a time.
- * Blocks are gathered and sent when the event loop is free or 64 KiB have come together. While 16 MiB wait to be sent,
- * frames are dropped and counted as lost: a slow reader costs itself frames and the switch nothing.
+ * All binary messages of a connection, one after another, make one pcapng file: so a connection has one capture at a
+ * time. Blocks are gathered and sent when the event loop is free or 64 KiB have come together. While 16 MiB wait to be
+ * sent, frames are dropped and counted as lost: a slow reader costs itself frames and the switch nothing.
  */
 import { compileFilter } from '../dataplane/filter.js'
 import { interfaceDescription, packetBytes, sectionHeader, writePacket } from '../ports/pcapng.js'
@@ -48,11 +48,11 @@ export class CaptureStream {
     if (port !== undefined) this.networks.port(network, port)
     const { name } = this.networks.definition(network)
     const program = compiled(filter ?? '')
-    const names = port === undefined ? this.networks.ports(network).map(one => one.name) : [port]
+    const names = port === undefined ? this.networks.ports(network).map((one) => one.name) : [port]
     const recording = new Recording(this.sink, names, count ?? Number.POSITIVE_INFINITY, () => this.finish())
     this.starting = true
     try {
-      recording.capture = await this.fabric.capture(name, port ?? null, program, frame => recording.take(frame))
+      recording.capture = await this.fabric.capture(name, port ?? null, program, (frame) => recording.take(frame))
     } finally {
       this.starting = false
     }
@@ -81,7 +81,7 @@ export class CaptureStream {
     if (recording === null) return
     this.current = null
     recording.stop().then(
-      end => this.sink.ended(end),
+      (end) => this.sink.ended(end),
       () => this.sink.ended({ frames: recording.frames, lost: recording.lost }),
     )
   }

@@ -8,9 +8,9 @@
  *   await weft.capture({ network: 'default', filter: 'icmp' }, bytes => file.write(bytes))
  *   weft.close()
  *
- * Methods and their types are those of `rpc.discover`. A refusal rejects with `CallError`, whose `code` is a word such as
- * ERR_NETWORK_EXISTS; no daemon at the address rejects with `ConnectError`. When the connection ends, calls under way
- * reject and `closed` resolves. A connection has one capture at a time.
+ * Methods and their types are those of `rpc.discover`. A refusal rejects with `CallError`, whose `code` is a word such
+ * as ERR_NETWORK_EXISTS; no daemon at the address rejects with `ConnectError`. When the connection ends, calls under
+ * way reject and `closed` resolves. A connection has one capture at a time.
  */
 import { connect as connectSocket } from 'node:net'
 import { WebSocket } from 'ws'
@@ -23,6 +23,9 @@ export type { MethodName, Methods } from './api.js'
 export type { CaptureEnd, DoctorReport, PortRates, QemuAdvice, StatsEntry, StatusReport } from './api-results.js'
 export type { FdbEntry, NetworkStatus, PortStatus, ShardStatus, StaticEntry } from './model.js'
 export type { Event } from './network.js'
+
+const BUSY_ATTEMPTS = 100
+const BUSY_MILLIS = 50
 
 export type Address = { socket: string } | { url: string; token: string }
 
@@ -53,11 +56,14 @@ export class CallError extends Error {
 export class ConnectError extends Error {
   /** somebody is there, but does not let us in */
   readonly refused: boolean
+  /** of the system call, if one failed */
+  readonly code: string | undefined
 
-  constructor(message: string, refused = false) {
+  constructor(message: string, refused = false, code?: string) {
     super(message)
     this.name = 'ConnectError'
     this.refused = refused
+    this.code = code
   }
 }
 
@@ -78,6 +84,18 @@ interface Pending {
 
 /** Connects to a daemon; without an address, to the one of this user. */
 export async function connect(address: Address = { socket: defaultSocket() }): Promise<Client> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await connectOnce(address)
+    } catch (error) {
+      // EAGAIN: more clients connect at this moment than the socket's queue holds.
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN' || attempt === BUSY_ATTEMPTS) throw error
+      await new Promise((resolve) => setTimeout(resolve, BUSY_MILLIS))
+    }
+  }
+}
+
+async function connectOnce(address: Address): Promise<Client> {
   const options = { perMessageDeflate: false, maxPayload: 1 << 30 }
   const socket =
     'socket' in address
@@ -89,15 +107,16 @@ export async function connect(address: Address = { socket: defaultSocket() }): P
     socket.once('open', resolve)
     socket.once('unexpected-response', (_request, response) => {
       let text = ''
-      response.on('data', chunk => {
+      response.on('data', (chunk) => {
         text += chunk
       })
       response.on('end', () => reject(new ConnectError(`${name}: ${text.trim() || response.statusMessage}`, true)))
     })
-    socket.once('error', error => {
+    socket.once('error', (error) => {
       const { code } = error as NodeJS.ErrnoException
       const missing = code === 'ENOENT' || code === 'ECONNREFUSED'
-      reject(new ConnectError(missing ? `no daemon at ${name}` : `${name}: ${error.message}`, !missing))
+      const sentence = missing ? `no daemon at ${name}` : `${name}: ${error.message}`
+      reject(new ConnectError(sentence, !missing, code))
     })
   })
   return client
@@ -125,7 +144,7 @@ export class Client {
       else this.receive(data.toString())
     })
     socket.on('error', () => {})
-    this.closed = new Promise(resolve =>
+    this.closed = new Promise((resolve) =>
       socket.once('close', () => {
         this.broken()
         resolve()
@@ -140,7 +159,7 @@ export class Client {
         reject(new ConnectError(`the connection to ${this.name} is closed`))
         return
       }
-      this.pending.set(id, { resolve: result => resolve(result as Methods[M]['result']), reject })
+      this.pending.set(id, { resolve: (result) => resolve(result as Methods[M]['result']), reject })
       this.socket.send(JSON.stringify({ jsonrpc: '2.0', id, method, params }))
     })
   }

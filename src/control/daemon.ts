@@ -3,9 +3,9 @@
  *
  *   store (state folder, locked) -> fabric (shards) -> networks (start what must run) -> server (socket, TCP) -> ready
  *
- * The socket is opened last: whoever can connect finds the networks as they will be. On close in reverse: no more clients,
- * changes under way are finished, ports are closed, the socket and the lock are removed. Networks stay recorded as active,
- * so they come back with the next daemon.
+ * The socket is opened last: whoever can connect finds the networks as they will be. On close in reverse: no more
+ * clients, changes under way are finished, ports are closed, the socket and the lock are removed. Networks stay
+ * recorded as active, so they come back with the next daemon.
  */
 import { readFileSync } from 'node:fs'
 import { findGroup } from './access.js'
@@ -86,7 +86,7 @@ export async function startDaemon(options: DaemonOptions, { log, native, fabric:
     const metrics = createMetrics({ networks, fabric, version, clients })
     const server: Server = new Server({
       log,
-      session: socket => new Session(socket, networks, fabric, dispatcher),
+      session: (socket) => new Session(socket, networks, fabric, dispatcher),
       metrics: async () => ({ contentType: metrics.contentType, text: await metrics.metrics() }),
     })
     closers.push(() => server.close())

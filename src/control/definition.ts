@@ -5,14 +5,25 @@
  * (`ports[2].access: 4095 is not 1..4094`). `parseNetwork` and `writtenNetwork` are inverse; so what `network export`
  * prints, `network define` takes.
  *
- * A network of mode `bridge` shares the interface that `uplink: netdev:IFNAME` names: a port named `uplink` of kind netdev,
- * made here if the list of ports lacks it. Modes and options that need the router are known and refused as unsupported.
+ * A network of mode `bridge` shares the interface that `uplink: netdev:IFNAME` names: a port named `uplink` of kind
+ * netdev, made here if the list of ports lacks it. Modes and options that need the router are known and refused as
+ * unsupported.
  */
 import { randomUUID } from 'node:crypto'
 import { type Static, Type } from 'typebox'
 import { Failure } from './failure.js'
 import type { NetworkDefinition, NetworkMode, PortDefinition, StaticEntry } from './model.js'
-import { Interface, Mac, Mtu, Name, PortInput, parseMac, parsePort, untaggedVid, writtenPort } from './port-definition.js'
+import {
+  Interface,
+  Mac,
+  Mtu,
+  Name,
+  PortInput,
+  parseMac,
+  parsePort,
+  untaggedVid,
+  writtenPort,
+} from './port-definition.js'
 import { check, invalid, join, quote } from './schema.js'
 
 const ROUTER_MODES: readonly string[] = ['nat', 'route', 'open']
@@ -39,7 +50,9 @@ export const NetworkSettings = {
   fdbAgeSeconds: Type.Optional(AgeSeconds),
   autostart: Type.Optional(Type.Boolean()),
   subnets: Type.Optional(Type.Array(Type.Unknown(), { description: 'empty until the router exists' })),
-  dhcp: Type.Optional(Type.Union([Type.Literal('off'), Type.Unknown()], { description: 'off until the router exists' })),
+  dhcp: Type.Optional(
+    Type.Union([Type.Literal('off'), Type.Unknown()], { description: 'off until the router exists' }),
+  ),
   domain: Type.Optional(Type.Union([Type.String(), Type.Null()], { description: 'null until the router exists' })),
 }
 const Uuid = Type.String({
@@ -99,7 +112,7 @@ export function writtenNetwork(network: NetworkDefinition): NetworkInput {
     ...(network.mtu === 1500 ? {} : { mtu: network.mtu }),
     ...(network.fdbAgeSeconds === 300 ? {} : { fdbAgeSeconds: network.fdbAgeSeconds }),
     ...(network.autostart ? { autostart: true } : {}),
-    ports: network.ports.map(port => writtenPort(port, bridge && port.name === UPLINK_PORT)),
+    ports: network.ports.map((port) => writtenPort(port, bridge && port.name === UPLINK_PORT)),
     ...(network.fdb.length === 0 ? {} : { fdb: network.fdb.map(({ mac, vid, port }) => ({ mac, vid, port })) }),
   }
 }
@@ -107,7 +120,7 @@ export function writtenNetwork(network: NetworkDefinition): NetworkInput {
 /** A static entry of a network with these ports; without `vid` it stands in the VLAN of the port's untagged frames. */
 export function parseStatic(value: unknown, ports: readonly PortDefinition[], path = ''): StaticEntry {
   const given = check(StaticInput, value, path)
-  const port = ports.find(one => one.name === given.port)
+  const port = ports.find((one) => one.name === given.port)
   if (port === undefined) throw invalid(join(path, 'port'), `there is no port ${given.port} in the network`)
   return { mac: parseMac(given.mac, join(path, 'mac')), vid: given.vid ?? untaggedVid(port.vlan), port: given.port }
 }
@@ -163,7 +176,7 @@ function parsePorts(values: readonly unknown[], device: string | null, path: str
     const name = (value as { name?: unknown } | null)?.name
     return parsePort(value, places[index], device !== null && name === UPLINK_PORT)
   })
-  const uplink = ports.find(port => port.name === UPLINK_PORT)
+  const uplink = ports.find((port) => port.name === UPLINK_PORT)
   if (device !== null && uplink === undefined) {
     places.unshift(join(path, 'uplink'))
     ports.unshift(parsePort({ name: UPLINK_PORT, kind: 'netdev', dev: device }, join(path, 'uplink'), true))
@@ -199,7 +212,7 @@ function parseStatics(values: readonly unknown[], ports: readonly PortDefinition
   values.forEach((value, index) => {
     const at = join(join(path, 'fdb'), index)
     const entry = parseStatic(value, ports, at)
-    if (entries.some(one => one.mac === entry.mac && one.vid === entry.vid)) {
+    if (entries.some((one) => one.mac === entry.mac && one.vid === entry.vid)) {
       throw invalid(at, `${entry.mac} stands twice in VLAN ${entry.vid}`)
     }
     entries.push(entry)

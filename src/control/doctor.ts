@@ -1,9 +1,9 @@
 /**
  * What this host lacks for Weft, what is misconfigured, and what Weft made or opened.
  *
- * `examineHost` looks at the process it runs in: within the daemon that is what counts, without one the command line does
- * it for itself. A result is `ok`, `lacks` (something works less well or not at all) or `wrong` (something set up does not
- * work), with a sentence of advice. Nothing is changed.
+ * `examineHost` looks at the process it runs in: within the daemon that is what counts, without one the command line
+ * does it for itself. A result is `ok`, `lacks` (something works less well or not at all) or `wrong` (something set up
+ * does not work), with a sentence of advice. Nothing is changed.
  */
 import { accessSync, constants, readFileSync } from 'node:fs'
 import type { DoctorReport } from './api-results.js'

@@ -1,9 +1,10 @@
 /**
  * Listening on a unix socket, with the credentials of who connects.
  *
- * Node tells nobody's credentials, so the native code listens and accepts; each connection is given out as a `net.Socket`
- * with the process, user and group of its peer as the kernel saw them when it connected (SO_PEERCRED, unix(7)). A path
- * that a dead daemon left is replaced, one that a live daemon serves is an error, and what is no socket is left alone.
+ * Node tells nobody's credentials, so the native code listens and accepts; each connection is given out as a
+ * `net.Socket` with the process, user and group of its peer as the kernel saw them when it connected (SO_PEERCRED,
+ * unix(7)). A path that a dead daemon left is replaced, one that a live daemon serves is an error, and what is no
+ * socket is left alone.
  *
  * Without native code (tests) Node itself listens, and the peer is null: then the mode of the file alone decides.
  */
@@ -50,7 +51,8 @@ export async function listenUnix(
   checkSocketPath(path, 'socket')
   await clear(path)
   const mode = gid === null ? 0o600 : 0o660
-  const close = native === null ? await listenPlain(path, onConnection) : listenNative(native, path, mode, log, onConnection)
+  const close =
+    native === null ? await listenPlain(path, onConnection) : listenNative(native, path, mode, log, onConnection)
   chmodSync(path, mode)
   if (gid !== null) chownSync(path, -1, gid)
   const { ino } = lstatSync(path)
@@ -105,7 +107,7 @@ function listenNative(
 }
 
 async function listenPlain(path: string, onConnection: (socket: Socket, peer: null) => void): Promise<() => void> {
-  const server = createServer(socket => onConnection(socket, null))
+  const server = createServer((socket) => onConnection(socket, null))
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject)
     server.listen(path, resolve)
@@ -136,7 +138,7 @@ export function isServed(path: string): Promise<boolean> {
       socket.destroy()
       resolve(true)
     })
-    socket.once('error', error => {
+    socket.once('error', (error) => {
       const { code } = error as NodeJS.ErrnoException
       if (code === 'ECONNREFUSED' || code === 'ENOENT') resolve(false)
       else if (code === 'EAGAIN') resolve(true)

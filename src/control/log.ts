@@ -1,8 +1,8 @@
 /**
  * What the daemon has to say: lines to stderr, by level.
  *
- * A line is `weft: LEVEL: sentence`, without a time: under systemd the journal adds it. Written at once, so that the last
- * words of a dying process are not lost. Control characters do not reach the terminal.
+ * A line is `weft: LEVEL: sentence`, without a time: under systemd the journal adds it. Written at once, so that the
+ * last words of a dying process are not lost. Control characters do not reach the terminal.
  */
 import { writeSync } from 'node:fs'
 
@@ -36,7 +36,6 @@ export class Log {
 
   private line(level: number, sentence: string): void {
     if (level > this.limit) return
-    // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must not reach a terminal
     const plain = sentence.replace(/[\u0000-\u001f\u007f-\u009f]/g, ' ')
     this.write(`weft: ${level === 2 ? '' : `${LOG_LEVELS[level]}: `}${plain}\n`)
   }

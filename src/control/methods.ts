@@ -33,7 +33,7 @@ export function createHandlers(
     },
     qemu: ({ network, name }) => {
       const definition = networks.definition(network)
-      const port = definition.ports.find(one => one.name === name)
+      const port = definition.ports.find((one) => one.name === name)
       if (port === undefined) throw new Failure('ERR_PORT_NOT_FOUND', `network ${definition.name} has no port ${name}`)
       return qemuAdvice(definition, port)
     },
@@ -41,7 +41,7 @@ export function createHandlers(
     'network.list': ({ all }) => networks.list(all ?? false),
     'network.show': ({ name }) => networks.show(name),
     'network.create': ({ transient, ...network }) => networks.create(network, transient ?? false),
-    'network.define': network => networks.define(network),
+    'network.define': (network) => networks.define(network),
     'network.set': ({ name, ...settings }) => networks.set(name, settings),
     'network.start': ({ name }) => networks.start(name),
     'network.stop': ({ name }) => networks.stop(name),
@@ -99,7 +99,7 @@ function status(networks: Networks, fabric: Fabric, store: Store, facts: DaemonF
     socket: facts.socket,
     listen: facts.listen(),
     state: store.folder,
-    networks: { defined: all.length, active: all.filter(one => one.active).length },
+    networks: { defined: all.length, active: all.filter((one) => one.active).length },
     ports,
     clients: facts.clients(),
     problems,
@@ -108,8 +108,8 @@ function status(networks: Networks, fabric: Fabric, store: Store, facts: DaemonF
 }
 
 function stats(networks: Networks, network: string | undefined): StatsEntry[] {
-  const names = network === undefined ? networks.list(false).map(one => one.name) : [networks.show(network).name]
-  return names.flatMap(name =>
+  const names = network === undefined ? networks.list(false).map((one) => one.name) : [networks.show(network).name]
+  return names.flatMap((name) =>
     networks.ports(name).map(({ name: port, kind, state, receive, transmit, drops, software }) => ({
       network: name,
       port,

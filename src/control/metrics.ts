@@ -1,8 +1,8 @@
 /**
  * Prometheus metrics: the fabric's counters, read when they are scraped.
  *
- * Nothing is counted here. Each metric is set anew in `collect()` from the numbers of the moment, so that forwarding pays
- * nothing and a removed port leaves no series behind. Counters start again at 0 with their port.
+ * Nothing is counted here. Each metric is set anew in `collect()` from the numbers of the moment, so that forwarding
+ * pays nothing and a removed port leaves no series behind. Counters start again at 0 with their port.
  */
 import { Counter, Gauge, Registry, collectDefaultMetrics } from 'prom-client'
 import type { Fabric, PortStatus, ShardStatus } from './model.js'
@@ -60,10 +60,12 @@ export function createMetrics({ networks, fabric, version, clients }: MetricSour
       },
     })
 
-  new Gauge({ name: 'weft_build_info', help: 'The version, always 1', registers, labelNames: ['version'] as const }).set(
-    { version },
-    1,
-  )
+  new Gauge({
+    name: 'weft_build_info',
+    help: 'The version, always 1',
+    registers,
+    labelNames: ['version'] as const,
+  }).set({ version }, 1)
   new Gauge({
     name: 'weft_networks',
     help: 'Networks by state',
@@ -105,23 +107,23 @@ export function createMetrics({ networks, fabric, version, clients }: MetricSour
       })
     },
   })
-  portCounter('weft_port_receive_packets_total', 'Frames received', port => port.receive.packets)
-  portCounter('weft_port_receive_bytes_total', 'Bytes received', port => port.receive.bytes)
-  portCounter('weft_port_receive_dropped_total', 'Frames dropped on receipt', port => port.receive.dropped)
-  portCounter('weft_port_transmit_packets_total', 'Frames sent', port => port.transmit.packets)
-  portCounter('weft_port_transmit_bytes_total', 'Bytes sent', port => port.transmit.bytes)
-  portCounter('weft_port_transmit_dropped_total', 'Frames not sent', port => port.transmit.dropped)
-  portCounter('weft_port_segmented_total', 'Large frames cut in software', port => port.software.segmented)
-  portCounter('weft_port_checksums_total', 'Checksums finished in software', port => port.software.checksums)
-  shardGauge('weft_pool_slots', 'Slots of the packet pool', shard => shard.pool.slots)
-  shardGauge('weft_pool_free', 'Free slots of the packet pool', shard => shard.pool.free)
-  shardGauge('weft_fdb_capacity', 'Entries the forwarding table can hold', shard => shard.fdb.capacity)
-  shardGauge('weft_fdb_entries', 'Entries in the forwarding table', shard => shard.fdb.used)
-  shardCounter('weft_fdb_learned_total', 'Addresses learned', shard => shard.fdb.learned)
-  shardCounter('weft_fdb_expired_total', 'Addresses forgotten by age', shard => shard.fdb.expired)
-  shardCounter('weft_fdb_evicted_total', 'Addresses that made room for others', shard => shard.fdb.evicted)
-  shardCounter('weft_fdb_moved_total', 'Addresses that changed their port', shard => shard.fdb.moved)
-  shardCounter('weft_fdb_refused_total', 'Addresses not learned: the port has its limit', shard => shard.fdb.refused)
-  shardCounter('weft_shard_restarts_total', 'Restarts of the shard', shard => shard.restarts)
+  portCounter('weft_port_receive_packets_total', 'Frames received', (port) => port.receive.packets)
+  portCounter('weft_port_receive_bytes_total', 'Bytes received', (port) => port.receive.bytes)
+  portCounter('weft_port_receive_dropped_total', 'Frames dropped on receipt', (port) => port.receive.dropped)
+  portCounter('weft_port_transmit_packets_total', 'Frames sent', (port) => port.transmit.packets)
+  portCounter('weft_port_transmit_bytes_total', 'Bytes sent', (port) => port.transmit.bytes)
+  portCounter('weft_port_transmit_dropped_total', 'Frames not sent', (port) => port.transmit.dropped)
+  portCounter('weft_port_segmented_total', 'Large frames cut in software', (port) => port.software.segmented)
+  portCounter('weft_port_checksums_total', 'Checksums finished in software', (port) => port.software.checksums)
+  shardGauge('weft_pool_slots', 'Slots of the packet pool', (shard) => shard.pool.slots)
+  shardGauge('weft_pool_free', 'Free slots of the packet pool', (shard) => shard.pool.free)
+  shardGauge('weft_fdb_capacity', 'Entries the forwarding table can hold', (shard) => shard.fdb.capacity)
+  shardGauge('weft_fdb_entries', 'Entries in the forwarding table', (shard) => shard.fdb.used)
+  shardCounter('weft_fdb_learned_total', 'Addresses learned', (shard) => shard.fdb.learned)
+  shardCounter('weft_fdb_expired_total', 'Addresses forgotten by age', (shard) => shard.fdb.expired)
+  shardCounter('weft_fdb_evicted_total', 'Addresses that made room for others', (shard) => shard.fdb.evicted)
+  shardCounter('weft_fdb_moved_total', 'Addresses that changed their port', (shard) => shard.fdb.moved)
+  shardCounter('weft_fdb_refused_total', 'Addresses not learned: the port has its limit', (shard) => shard.fdb.refused)
+  shardCounter('weft_shard_restarts_total', 'Restarts of the shard', (shard) => shard.restarts)
   return registry
 }

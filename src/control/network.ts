@@ -43,7 +43,7 @@ export function status({ definition, active, persistent }: Network): NetworkStat
 }
 
 export function portOf(network: NetworkDefinition, name: string): PortDefinition {
-  const port = network.ports.find(one => one.name === name)
+  const port = network.ports.find((one) => one.name === name)
   if (port !== undefined) return port
   throw new Failure('ERR_PORT_NOT_FOUND', `network ${network.name} has no port ${name}`)
 }

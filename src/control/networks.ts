@@ -1,14 +1,15 @@
 /**
  * The networks of this daemon: what is defined, what of it runs, and every change to either.
  *
- * A network is persistent (in the store) or transient (gone when stopped), active or not. Each change goes the same way:
- * a new definition is made from the old one, `plan` says what that means for the running network, `execute` does it in the
- * fabric, and the store is written as its last step. If any step is refused, the earlier ones are taken back and the
- * definition is as before. Changes are serialised: one at a time over all networks, in the order they were asked for.
+ * A network is persistent (in the store) or transient (gone when stopped), active or not. Each change goes the same
+ * way: a new definition is made from the old one, `plan` says what that means for the running network, `execute` does
+ * it in the fabric, and the store is written as its last step. If any step is refused, the earlier ones are taken back
+ * and the definition is as before. Changes are serialised: one at a time over all networks, in the order they were
+ * asked for.
  *
  * A network that ran when the daemon died runs again when it comes back, and so does one with `autostart`. On an empty
- * state there is one network, `default`. A port whose device is missing does not keep its network down: the fabric shows
- * the port in state `error` and tries again.
+ * state there is one network, `default`. A port whose device is missing does not keep its network down: the fabric
+ * shows the port in state `error` and tries again.
  */
 import { UPLINK_PORT, parseNetwork, parseStatic, sharedDevice, writtenNetwork } from './definition.js'
 import { unsupportedXml, writeDocument } from './document.js'
@@ -47,7 +48,7 @@ export class Networks {
     this.fabric = fabric
     this.store = store
     this.log = log
-    fabric.onEvent(event => this.emit(event))
+    fabric.onEvent((event) => this.emit(event))
   }
 
   /** Loads the store and starts what must run, then applies the networks of a configuration file, if any. */
@@ -77,7 +78,7 @@ export class Networks {
   }
 
   list(all: boolean): NetworkStatus[] {
-    return [...this.networks.values()].filter(network => all || network.active).map(status)
+    return [...this.networks.values()].filter((network) => all || network.active).map(status)
   }
 
   show(name: string): NetworkStatus {
@@ -192,7 +193,7 @@ export class Networks {
   }
 
   set(name: string, settings: NetworkSettingsChange): Promise<NetworkStatus> {
-    return this.change(name, before => {
+    return this.change(name, (before) => {
       const after = parseNetwork({ ...writtenNetwork(before), ...settings })
       return { ...before, mtu: after.mtu, fdbAgeSeconds: after.fdbAgeSeconds, autostart: after.autostart }
     })
@@ -208,7 +209,7 @@ export class Networks {
   ports(name: string): PortStatus[] {
     const { definition, active } = this.find(name)
     if (active) return this.fabric.ports(definition.name)
-    return definition.ports.map(port => idle(port, definition))
+    return definition.ports.map((port) => idle(port, definition))
   }
 
   port(name: string, port: string): PortStatus {
@@ -219,8 +220,8 @@ export class Networks {
 
   async addPort(name: string, value: unknown): Promise<PortStatus> {
     const port = parsePort(value)
-    await this.change(name, before => {
-      if (before.ports.some(one => one.name === port.name)) {
+    await this.change(name, (before) => {
+      if (before.ports.some((one) => one.name === port.name)) {
         throw new Failure('ERR_PORT_EXISTS', `network ${before.name} has a port ${port.name} already`)
       }
       return { ...before, ports: [...before.ports, port] }
@@ -230,27 +231,27 @@ export class Networks {
 
   /** Changes what `settings` names; null takes a setting back to its default. The kind of a port stays. */
   async setPort(name: string, port: string, settings: Record<string, unknown>): Promise<PortStatus> {
-    await this.change(name, before => {
+    await this.change(name, (before) => {
       const from = portOf(before, port)
       const to = parsePort(merged(writtenPort(from), settings), '', isUplink(before, port))
       if (isUplink(before, port) && sharedDevice(from, to) === null) {
         throw invalid('dev', `port ${port} is the uplink of network ${before.name}, it stays ${before.uplink}`)
       }
-      return { ...before, ports: before.ports.map(one => (one.name === port ? to : one)) }
+      return { ...before, ports: before.ports.map((one) => (one.name === port ? to : one)) }
     })
     return this.port(name, port)
   }
 
   async removePort(name: string, port: string): Promise<void> {
-    await this.change(name, before => {
+    await this.change(name, (before) => {
       portOf(before, port)
       if (isUplink(before, port)) {
         throw invalid('name', `port ${port} is the uplink of network ${before.name}; delete the network instead`)
       }
       return {
         ...before,
-        ports: before.ports.filter(one => one.name !== port),
-        fdb: before.fdb.filter(entry => entry.port !== port),
+        ports: before.ports.filter((one) => one.name !== port),
+        fdb: before.fdb.filter((entry) => entry.port !== port),
       }
     })
   }
@@ -269,9 +270,9 @@ export class Networks {
   async addEntry(name: string, value: { mac: string; port: string; vid?: number }): Promise<StaticEntry> {
     portOf(this.definition(name), value.port)
     let added: StaticEntry | undefined
-    await this.change(name, before => {
+    await this.change(name, (before) => {
       const entry = parseStatic(value, before.ports)
-      const other = before.fdb.find(one => one.mac === entry.mac && one.vid === entry.vid)
+      const other = before.fdb.find((one) => one.mac === entry.mac && one.vid === entry.vid)
       if (other !== undefined) {
         throw invalid('mac', `${entry.mac} is static in VLAN ${entry.vid} already, at port ${other.port}`)
       }
@@ -284,18 +285,21 @@ export class Networks {
   /** Removes an address, static or learned, from one VLAN or from all. Returns how many entries went. */
   async removeEntry(name: string, text: string, vid: number | undefined): Promise<number> {
     const mac = parseMac(text, 'mac')
-    const found = this.fdb(name, vid === undefined ? {} : { vid }).filter(entry => entry.mac === mac)
+    const found = this.fdb(name, vid === undefined ? {} : { vid }).filter((entry) => entry.mac === mac)
     if (found.length === 0) {
       const where = vid === undefined ? '' : ` in VLAN ${vid}`
       throw new Failure('ERR_NOT_FOUND', `network ${this.definition(name).name} has no entry ${mac}${where}`)
     }
-    const owner = this.definition(name).ports.find(port => port.mac === mac)
-    if (owner !== undefined && found.some(entry => entry.static && entry.port === owner.name)) {
-      throw invalid('mac', `${mac} is the address of port ${owner.name}; weft port set ${name} ${owner.name} changes it`)
+    const owner = this.definition(name).ports.find((port) => port.mac === mac)
+    if (owner !== undefined && found.some((entry) => entry.static && entry.port === owner.name)) {
+      throw invalid(
+        'mac',
+        `${mac} is the address of port ${owner.name}; weft port set ${name} ${owner.name} changes it`,
+      )
     }
     const chosen = (entry: { mac: string; vid: number }) =>
-      found.some(one => one.mac === entry.mac && one.vid === entry.vid)
-    await this.change(name, before => ({ ...before, fdb: before.fdb.filter(entry => !chosen(entry)) }))
+      found.some((one) => one.mac === entry.mac && one.vid === entry.vid)
+    await this.change(name, (before) => ({ ...before, fdb: before.fdb.filter((entry) => !chosen(entry)) }))
     await this.serial(async () => {
       if (!this.find(name).active) return
       const { definition } = this.find(name)
@@ -329,7 +333,7 @@ export class Networks {
       changed.definition = edit(before, changed)
       const actions = plan(before, changed.definition)
       if (network.active) {
-        const added = actions.flatMap(action =>
+        const added = actions.flatMap((action) =>
           action.do === 'port.add' ? [action.port] : action.do === 'port.set' ? [action.to] : [],
         )
         this.refuseBusy(changed.definition, added)

@@ -1,5 +1,6 @@
 /**
- * Where things lie if nobody says otherwise: the control socket and the state folder (XDG Base Directory Specification).
+ * Where things lie if nobody says otherwise: the control socket and the state folder (XDG Base Directory
+ * Specification).
  */
 import { readFileSync } from 'node:fs'
 import { homedir, tmpdir } from 'node:os'
@@ -24,7 +25,10 @@ export function defaultState(): string {
 export function weftVersion(): string {
   for (const above of ['../../package.json', '../../../package.json']) {
     try {
-      const found = JSON.parse(readFileSync(new URL(above, import.meta.url), 'utf8')) as { name: string; version: string }
+      const found = JSON.parse(readFileSync(new URL(above, import.meta.url), 'utf8')) as {
+        name: string
+        version: string
+      }
       if (found.name === 'weft') return found.version
     } catch {
       // Not there: look further up.

@@ -2,9 +2,10 @@
  * What must be done to a running network so that it becomes another: a pure difference, and its execution.
  *
  * `plan(current, wanted)` yields named actions in an order that never has two ports on one device: entries and ports go
- * first, then network settings, then changed ports, then new ports, then new entries. A port that stays as it is appears
- * in no action, so a change of one port cannot touch another. `execute` applies actions one after another; if one is
- * refused it takes back those before it, in reverse order, and passes the refusal on: a change happens whole or not at all.
+ * first, then network settings, then changed ports, then new ports, then new entries. A port that stays as it is
+ * appears in no action, so a change of one port cannot touch another. `execute` applies actions one after another; if
+ * one is refused it takes back those before it, in reverse order, and passes the refusal on: a change happens whole or
+ * not at all.
  */
 import { isDeepStrictEqual } from 'node:util'
 import type { Fabric, NetworkDefinition, PortDefinition, StaticEntry } from './model.js'
@@ -24,20 +25,20 @@ export function plan(current: NetworkDefinition | null, wanted: NetworkDefinitio
   if (current === null) return wanted === null ? [] : [{ do: 'network.start', network: wanted }]
   if (wanted === null) return [{ do: 'network.stop', network: current }]
 
-  const before = new Map(current.ports.map(port => [port.name, port]))
-  const after = new Map(wanted.ports.map(port => [port.name, port]))
+  const before = new Map(current.ports.map((port) => [port.name, port]))
+  const after = new Map(wanted.ports.map((port) => [port.name, port]))
   // The kind of a port is what it is: another kind under the same name is another port.
   const replaced = (port: PortDefinition) => {
     const other = before.get(port.name)
     return other !== undefined && other.kind !== port.kind
   }
-  const gone = current.ports.filter(port => {
+  const gone = current.ports.filter((port) => {
     const kept = after.get(port.name)
     return kept === undefined || kept.kind !== port.kind
   })
-  const stale = (entry: StaticEntry) => gone.some(port => port.name === entry.port)
+  const stale = (entry: StaticEntry) => gone.some((port) => port.name === entry.port)
   const has = (entries: readonly StaticEntry[], entry: StaticEntry) =>
-    entries.some(one => isDeepStrictEqual(one, entry))
+    entries.some((one) => isDeepStrictEqual(one, entry))
 
   const actions: Action[] = []
   for (const entry of current.fdb) {

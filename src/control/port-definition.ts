@@ -1,9 +1,10 @@
 /**
  * A port as users write it, parsed into a `PortDefinition` with every default filled in, and written back.
  *
- * Users write a port flat, with the option names of the command line: `{ name: vm1, kind: tap, dev: tap7, access: 10 }`.
- * `parsePort` takes such a value from anywhere (a file, the API, the store), `writtenPort` is its inverse and leaves out
- * what equals the default; the store and `network export` use it. The schemas are published by `rpc.discover`.
+ * Users write a port flat, with the option names of the command line: `{ name: vm1, kind: tap, dev: tap7, access: 10
+ * }`. `parsePort` takes such a value from anywhere (a file, the API, the store), `writtenPort` is its inverse and
+ * leaves out what equals the default; the store and `network export` use it. The schemas are published by
+ * `rpc.discover`.
  *
  * VLANs: `access` alone makes an access port, `trunk` a trunk with the given VIDs, `native` the VLAN of its untagged
  * frames, which need not be listed in `trunk`. Without any the port takes no part in VLANs. VID 0 and 4095 are reserved
@@ -254,7 +255,8 @@ function qemuOptions(given: Static<typeof PortInputs.qemu>, path: string): PortO
 
 function pcapOptions(given: Static<typeof PortInputs.pcap>, path: string): PortOptions {
   const { read = null, write = null } = given
-  if (read === null && write === null) throw invalid(join(path, 'read'), 'a pcap port reads a file, writes one, or both')
+  if (read === null && write === null)
+    throw invalid(join(path, 'read'), 'a pcap port reads a file, writes one, or both')
   if (read !== null) checkAbsolute(read, join(path, 'read'))
   if (write !== null) checkAbsolute(write, join(path, 'write'))
   if (read !== null && read === write) throw invalid(join(path, 'write'), `${quote(write)} is the file that is read`)

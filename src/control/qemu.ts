@@ -1,8 +1,8 @@
 /**
  * The QEMU arguments that attach a guest to a port.
  *
- * The guest's MAC is the port's, or one made from the network's uuid and the port's name: QEMU's own default is the same
- * for every guest, and two of them on one network would take each other's frames.
+ * The guest's MAC is the port's, or one made from the network's uuid and the port's name: QEMU's own default is the
+ * same for every guest, and two of them on one network would take each other's frames.
  */
 import { createHash } from 'node:crypto'
 import type { QemuAdvice } from './api-results.js'
@@ -53,12 +53,12 @@ export function qemuAdvice(network: NetworkDefinition, port: PortDefinition): Qe
 /** A locally administered address in QEMU's range, the same at each call. */
 export function guestMac(uuid: string, port: string): string {
   const digest = createHash('sha256').update(`${uuid}/${port}`).digest()
-  return `52:54:00:${[...digest.subarray(0, 3)].map(byte => byte.toString(16).padStart(2, '0')).join(':')}`
+  return `52:54:00:${[...digest.subarray(0, 3)].map((byte) => byte.toString(16).padStart(2, '0')).join(':')}`
 }
 
 /** The same for a shell: words that need it in quotes. */
 export function shellLine(words: readonly string[]): string {
-  return words.map(word => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(' ')
+  return words.map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(' ')
 }
 
 function address(path: string): string {

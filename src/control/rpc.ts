@@ -1,8 +1,8 @@
 /**
  * JSON-RPC 2.0: one text in, one text out, whatever carries it.
  *
- * Requests, notifications (no answer, not even an error) and batches; the calls of a batch run one after another in their
- * order. Parameters are checked against the schema of the method before its handler is called.
+ * Requests, notifications (no answer, not even an error) and batches; the calls of a batch run one after another in
+ * their order. Parameters are checked against the schema of the method before its handler is called.
  *
  *   -32700 the text is not JSON, or nests deeper than 64     -32601 there is no such method
  *   -32600 it is no request, or a batch of more than 256     -32602 a parameter is wrong: data.code, data.path
@@ -116,7 +116,8 @@ export function nesting(text: string): number {
   for (let at = 0; at < text.length; at++) {
     const c = text.charCodeAt(at)
     if (quoted) {
-      if (c === 0x5c) at++ // backslash: the next character does not end the string
+      if (c === 0x5c)
+        at++ // backslash: the next character does not end the string
       else if (c === 0x22) quoted = false
     } else if (c === 0x22) {
       quoted = true

@@ -1,13 +1,16 @@
 /**
- * Checks untrusted values against a TypeBox schema and says what is wrong in a sentence that names the path and the value.
+ * Checks untrusted values against a TypeBox schema and says what is wrong in a sentence that names the path and the
+ * value.
  *
- * A TypeBox schema is JSON Schema itself, so what is checked here is word by word what `rpc.discover` publishes. The first
- * fault is reported, unknown keys before missing ones before wrong values: a misspelt key is the usual cause of both.
+ * A TypeBox schema is JSON Schema itself, so what is checked here is word by word what `rpc.discover` publishes. The
+ * first fault is reported, unknown keys before missing ones before wrong values: a misspelt key is the usual cause of
+ * both.
  *
  *   ports[2].access: 4095 is not 1..4094
  *   ports[0].acess: unknown key (known are name, kind, access, …)
  *
- * A schema's `description` is written so that it completes "VALUE is not …"; `errorText` says it where they must differ.
+ * A schema's `description` is written so that it completes "VALUE is not …"; `errorText` says it where they must
+ * differ.
  */
 import type { Static, TSchema } from 'typebox'
 import { Value } from 'typebox/value'
@@ -55,21 +58,20 @@ export function invalid(path: string, sentence: string): Failure {
 export function quote(value: unknown): string {
   if (value === undefined) return 'nothing'
   const text = typeof value === 'string' ? value : (JSON.stringify(value) ?? typeof value)
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must not reach a terminal
   const plain = text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?')
   const short = plain.length > 80 ? `${plain.slice(0, 77)}...` : plain
   return typeof value === 'string' && (short === '' || /\s/.test(short)) ? `"${short}"` : short
 }
 
 function explain(schema: JsonSchema, value: unknown, faults: SchemaFault[], prefix: string): Failure {
-  const unknown = faults.find(fault => fault.keyword === 'additionalProperties')
+  const unknown = faults.find((fault) => fault.keyword === 'additionalProperties')
   if (unknown !== undefined) {
     const key = (unknown.params.additionalProperties as string[])[0] ?? ''
     const known = Object.keys(subschema(schema, unknown.schemaPath)?.properties ?? {})
     const at = join(instance(prefix, unknown.instancePath), key)
     return invalid(at, known.length === 0 ? 'unknown key' : `unknown key (known are ${known.join(', ')})`)
   }
-  const missing = faults.find(fault => fault.keyword === 'required')
+  const missing = faults.find((fault) => fault.keyword === 'required')
   if (missing !== undefined) {
     const key = (missing.params.requiredProperties as string[])[0] ?? ''
     return invalid(join(instance(prefix, missing.instancePath), key), 'is missing')
@@ -77,16 +79,19 @@ function explain(schema: JsonSchema, value: unknown, faults: SchemaFault[], pref
   const first = faults[0]
   if (first === undefined) return invalid(prefix, 'is not valid')
   // The alternatives of an anyOf are reported before the anyOf itself, which says more.
-  const fault = faults.find(f => f.keyword === 'anyOf' && f.instancePath === first.instancePath) ?? first
+  const fault = faults.find((f) => f.keyword === 'anyOf' && f.instancePath === first.instancePath) ?? first
   const at = instance(prefix, fault.instancePath)
-  return invalid(at, `${quote(lookUp(value, fault.instancePath))} ${wanted(subschema(schema, fault.schemaPath), fault)}`)
+  return invalid(
+    at,
+    `${quote(lookUp(value, fault.instancePath))} ${wanted(subschema(schema, fault.schemaPath), fault)}`,
+  )
 }
 
 function wanted(schema: JsonSchema | undefined, fault: SchemaFault): string {
   if (schema?.errorText !== undefined) return `is not ${schema.errorText}`
   const { minimum, maximum } = schema ?? {}
   if (minimum !== undefined && maximum !== undefined) return `is not ${minimum}..${maximum}`
-  const choices = schema?.enum ?? schema?.anyOf?.map(one => one.const).filter(one => one !== undefined)
+  const choices = schema?.enum ?? schema?.anyOf?.map((one) => one.const).filter((one) => one !== undefined)
   if (choices !== undefined && choices.length > 0) return `is not one of ${choices.join(', ')}`
   if (schema?.description !== undefined) return `is not ${schema.description}`
   if (fault.keyword === 'type') return `is not ${article(String(fault.params.type))}`
@@ -99,7 +104,7 @@ const steps = (pointer: string): string[] =>
   pointer
     .split('/')
     .slice(1)
-    .map(step => step.replaceAll('~1', '/').replaceAll('~0', '~'))
+    .map((step) => step.replaceAll('~1', '/').replaceAll('~0', '~'))
 
 function instance(prefix: string, pointer: string): string {
   return steps(pointer).reduce((path, step) => join(path, /^\d+$/.test(step) ? Number(step) : step), prefix)

@@ -4,9 +4,9 @@
  *   GET /metrics, /healthz      on both, without a token
  *   WebSocket at / or /rpc      unix socket: the peer's credentials decide; TCP: the token (see `access.ts`)
  *
- * Limits: 64 clients (503 above), 128 connections, 5 s for the head of a request, messages of 1 MiB (1009 above) in at most
- * 256 fragments, no compression (its memory is the client's to spend), a ping every 30 s. TCP listens on loopback addresses
- * unless told otherwise; TLS if a certificate is given.
+ * Limits: 64 clients (503 above), 128 connections, 5 s for the head of a request, messages of 1 MiB (1009 above) in at
+ * most 256 fragments, no compression (its memory is the client's to spend), a ping every 30 s. TCP listens on loopback
+ * addresses unless told otherwise; TLS if a certificate is given.
  */
 import { readFileSync } from 'node:fs'
 import { type IncomingMessage, type Server as HttpServer, type ServerResponse, createServer } from 'node:http'
@@ -53,7 +53,7 @@ export class Server {
     maxPayload: MESSAGE_BYTES,
     maxFragments: FRAGMENT_LIMIT,
     perMessageDeflate: false,
-    handleProtocols: offered => chosenProtocol(offered),
+    handleProtocols: (offered) => chosenProtocol(offered),
   })
   private readonly pings: NodeJS.Timeout
   private readonly closers: (() => void)[] = []
@@ -93,7 +93,9 @@ export class Server {
     const http = this.http(tls ? createTlsServer(readPair(certificate, key)) : createServer(), token)
     if (!tls && !isLoopback(address)) this.parts.log.warn(`commands come in the clear on ${address}: give --tls-cert`)
     await new Promise<void>((resolve, reject) => {
-      http.once('error', error => reject(new Failure('ERR_IO', `listen: ${address}:${port}: ${error.message}`, 'listen')))
+      http.once('error', (error) =>
+        reject(new Failure('ERR_IO', `listen: ${address}:${port}: ${error.message}`, 'listen')),
+      )
       http.listen(port, address, resolve)
     })
     this.closers.push(() => http.close())
@@ -136,7 +138,7 @@ export class Server {
     if (foreign !== null) return refuse(socket, 403, foreign)
     if (token !== null && !showsToken(request, token)) return refuse(socket, 401, 'the token is missing or wrong')
     if (this.sessions.size >= CLIENT_LIMIT) return refuse(socket, 503, `${CLIENT_LIMIT} clients are connected`)
-    this.upgrades.handleUpgrade(request, socket, head, client => {
+    this.upgrades.handleUpgrade(request, socket, head, (client) => {
       const session = this.parts.session(client)
       this.sessions.add(session)
       client.on('close', () => this.sessions.delete(session))

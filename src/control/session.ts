@@ -1,11 +1,11 @@
 /**
  * One client's connection: its calls, its subscriptions, its capture.
  *
- * Calls are answered one after another in the order they came; the next is taken up when the answer before it has gone to
- * the kernel, so a client that does not read is not served either, and holds at most one answer. Calls above 100 a second
- * (200 at once) wait: the connection is not read from meanwhile. A binary message is an error (1003). A client that answers
- * no ping for a minute is cut off. Above 32 MiB that wait to be sent, a capture included, the connection is closed
- * (1013). Slow subscriptions and captures end earlier, see there.
+ * Calls are answered one after another in the order they came; the next is taken up when the answer before it has gone
+ * to the kernel, so a client that does not read is not served either, and holds at most one answer. Calls above 100 a
+ * second (200 at once) wait: the connection is not read from meanwhile. A binary message is an error (1003). A client
+ * that answers no ping for a minute is cut off. Above 32 MiB that wait to be sent, a capture included, the connection
+ * is closed (1013). Slow subscriptions and captures end earlier, see there.
  */
 import type { WebSocket } from 'ws'
 import { CaptureStream } from './capture-stream.js'
@@ -41,9 +41,9 @@ export class Session {
       backlog: () => ({ messages: this.unsentMessages, bytes: socket.bufferedAmount }),
     })
     this.capture = new CaptureStream(networks, fabric, {
-      send: bytes => this.send(bytes),
+      send: (bytes) => this.send(bytes),
       backlogBytes: () => socket.bufferedAmount,
-      ended: end => this.notify('capture.ended', end),
+      ended: (end) => this.notify('capture.ended', end),
     })
     socket.on('message', (data, binary) => {
       if (binary) socket.close(1003, 'text messages only')
@@ -98,7 +98,7 @@ export class Session {
     this.refilled = now
     if (this.allowance > 0) return
     const millis = (1 - this.allowance) * (1000 / CALLS_PER_SECOND)
-    await new Promise(resolve => setTimeout(resolve, millis))
+    await new Promise((resolve) => setTimeout(resolve, millis))
   }
 
   private notify(method: string, params: object): void {
@@ -110,7 +110,7 @@ export class Session {
     if (this.socket.bufferedAmount > CLOSE_BYTES) this.socket.close(1013, 'too much waits to be read')
     if (this.socket.readyState !== this.socket.OPEN) return Promise.resolve()
     this.unsentMessages++
-    return new Promise(resolve =>
+    return new Promise((resolve) =>
       this.socket.send(message, () => {
         this.unsentMessages--
         resolve()

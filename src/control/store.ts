@@ -5,9 +5,9 @@
  *   STATE/token                the token of the TCP listener, mode 0600
  *   STATE/lock                 process id and start time of the daemon that uses the folder
  *
- * After a crash at any instant a file is the old one or the new one. A file that does not parse stays where it is, under
- * its name: it is reported, its network is not loaded, and no write goes over it. `version` is 1; a file of a later
- * version is refused the same way. `active` says whether the network ran, so that it comes back after a crash.
+ * After a crash at any instant a file is the old one or the new one. A file that does not parse stays where it is,
+ * under its name: it is reported, its network is not loaded, and no write goes over it. `version` is 1; a file of a
+ * later version is refused the same way. `active` says whether the network ran, so that it comes back after a crash.
  *
  * Capacity: none of its own; a network of 1000 ports is a file of about 100 KiB.
  */
@@ -119,7 +119,10 @@ export class Store {
   refuseBroken(name: string): void {
     const broken = this.broken.get(name)
     if (broken === undefined) return
-    throw new Failure('ERR_IO', `network ${name}: ${broken.path} cannot be read (${broken.reason}); mend it or move it away`)
+    throw new Failure(
+      'ERR_IO',
+      `network ${name}: ${broken.path} cannot be read (${broken.reason}); mend it or move it away`,
+    )
   }
 
   private write(path: string, text: string, mode: number): void {
@@ -181,7 +184,9 @@ function syncFolder(folder: string): void {
   }
 }
 
-/** When a process began, in clock ticks since boot (proc(5), stat, field 22): with the id it names a process for good. */
+/**
+ * When a process began, in clock ticks since boot (proc(5), stat, field 22): with the id it names a process for good.
+ */
 function startTime(pid: number): string | null {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')

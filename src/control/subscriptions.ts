@@ -48,7 +48,7 @@ export class Subscriptions {
   constructor(networks: Networks, sink: Sink) {
     this.networks = networks
     this.sink = sink
-    this.leave = networks.onEvent(event => this.hear(event))
+    this.leave = networks.onEvent((event) => this.hear(event))
   }
 
   add({ topics, network, intervalSeconds = 1 }: Methods['subscribe']['params']): number {
@@ -84,7 +84,7 @@ export class Subscriptions {
     for (const subscription of this.active.values()) {
       const { id, topics, network } = subscription
       if (network !== null && 'network' in event && event.network !== network) continue
-      if (!topics.some(topic => covers(topic, event.type))) continue
+      if (!topics.some((topic) => covers(topic, event.type))) continue
       if (this.slow(subscription)) continue
       this.sink.notify('event', { subscription: id, ...event })
     }
@@ -144,14 +144,14 @@ export class RateMeter {
         kind: port.kind,
         state: port.state,
         receive: {
-          packetsPerSecond: rate(one => one.receive.packets),
-          bytesPerSecond: rate(one => one.receive.bytes),
+          packetsPerSecond: rate((one) => one.receive.packets),
+          bytesPerSecond: rate((one) => one.receive.bytes),
         },
         transmit: {
-          packetsPerSecond: rate(one => one.transmit.packets),
-          bytesPerSecond: rate(one => one.transmit.bytes),
+          packetsPerSecond: rate((one) => one.transmit.packets),
+          bytesPerSecond: rate((one) => one.transmit.bytes),
         },
-        droppedPerSecond: rate(one => one.receive.dropped + one.transmit.dropped),
+        droppedPerSecond: rate((one) => one.receive.dropped + one.transmit.dropped),
       })
     }
     this.before = after

@@ -1,15 +1,16 @@
 /**
  * Capture files: pcapng written, pcapng and classic pcap read.
  *
- * Written is what Wireshark needs and no more: one section header, one interface description a port (its name, nanosecond
- * resolution), and one enhanced packet block a frame with its direction. Little endian, Ethernet, frames never cut.
+ * Written is what Wireshark needs and no more: one section header, one interface description a port (its name,
+ * nanosecond resolution), and one enhanced packet block a frame with its direction. Little endian, Ethernet, frames
+ * never cut.
  *
  *   section header | interface 0 | interface 1 | packet | packet | interface 2 | packet …
  *
  * `CaptureReader` takes a file in chunks of any size and gives out whole frames in order. It knows pcapng sections of
- * either byte order (enhanced, simple and obsolete packet blocks; other blocks are passed over), and classic pcap of either
- * byte order with microseconds or nanoseconds. A file whose lengths contradict each other is an error that names the byte
- * where it stands; frames before it have been given out.
+ * either byte order (enhanced, simple and obsolete packet blocks; other blocks are passed over), and classic pcap of
+ * either byte order with microseconds or nanoseconds. A file whose lengths contradict each other is an error that names
+ * the byte where it stands; frames before it have been given out.
  *
  * Limits: a block has at most 1 MiB, a section 4096 interfaces. Only Ethernet is read (LINKTYPE_ETHERNET, 1).
  *
@@ -113,7 +114,9 @@ interface Interface {
   offsetSeconds: bigint
 }
 
-/** Reads a capture of either format from chunks. `read` gives the frames that are whole; `end` checks that none is open. */
+/**
+ * Reads a capture of either format from chunks. `read` gives the frames that are whole; `end` checks that none is open.
+ */
 export class CaptureReader {
   private pending = new Uint8Array(0)
   private position = 0 // bytes of the file before `pending`
@@ -264,7 +267,8 @@ export class CaptureReader {
 
   private addInterface(body: DataView): void {
     if (body.byteLength < 8) throw this.fault('an interface description is too short')
-    if (this.interfaces.length === INTERFACE_LIMIT) throw this.fault(`there are more than ${INTERFACE_LIMIT} interfaces`)
+    if (this.interfaces.length === INTERFACE_LIMIT)
+      throw this.fault(`there are more than ${INTERFACE_LIMIT} interfaces`)
     const entry: Interface = {
       name: null,
       ethernet: body.getUint16(0, this.little) === LINKTYPE_ETHERNET,

@@ -28,8 +28,13 @@ function refused(result: CommandResult, sentence: RegExp): void {
 
 test('a network and its ports, in text and in JSON', async () => {
   await done('network', 'create', 'lan', '--mtu', '9000', '--fdb-age', '10')
-  assert.match(await done('network', 'list'), /^NAME +MODE +STATE .*\ndefault +isolated +active .*\nlan +isolated +active /)
-  const added = JSON.parse(await done('port', 'add', 'lan', 'vm1', '--kind', 'tap', '--trunk', '10,20-22', '--native', '5', '--json'))
+  assert.match(
+    await done('network', 'list'),
+    /^NAME +MODE +STATE .*\ndefault +isolated +active .*\nlan +isolated +active /,
+  )
+  const added = JSON.parse(
+    await done('port', 'add', 'lan', 'vm1', '--kind', 'tap', '--trunk', '10,20-22', '--native', '5', '--json'),
+  )
   assert.deepEqual(added.vlan, { mode: 'trunk', access: null, native: 5, trunk: [5, 10, 20, 21, 22] })
   assert.equal(added.mtu, 9000)
   assert.match(await done('port', 'list', 'lan'), /vm1 +tap +up +trunk 5,10,20-22 native 5 +9000/)
@@ -74,8 +79,14 @@ test('definitions: export, define, create from a file', async () => {
 
 test('status 1: refused, one line that names the object and the value', async () => {
   refused(await fixture.run('network', 'show', 'x'), /^weft: there is no network x\n$/)
-  refused(await fixture.run('port', 'add', 'default', 'p', '--kind', 'tap', '--access', '4095'), /access: 4095 is not 1..4094/)
-  refused(await fixture.run('port', 'add', 'default', 'p', '--kind', 'vde'), /ports of kind vde come in a later version/)
+  refused(
+    await fixture.run('port', 'add', 'default', 'p', '--kind', 'tap', '--access', '4095'),
+    /access: 4095 is not 1..4094/,
+  )
+  refused(
+    await fixture.run('port', 'add', 'default', 'p', '--kind', 'vde'),
+    /ports of kind vde come in a later version/,
+  )
   refused(await fixture.run('network', 'create', 'n', '--mode', 'nat'), /mode nat needs the router/)
   refused(await fixture.run('network', 'create', 'n', '--subnet', '10.0.0.0/24'), /subnets: .* needs the router/)
   refused(await fixture.run('qemu', 'default', 'p'), /network default has no port p/)
@@ -129,7 +140,10 @@ test('top prints a table a sample, or a line of JSON', async () => {
 test('capture: to stdout and to a file, until its count', async () => {
   await done('port', 'add', 'default', 'vm1', '--kind', 'tap')
   const path = join(fixture.folder, 'capture.pcapng')
-  for (const words of [['-w', '-'], ['vm1', '-w', path, '--json', 'icmp']]) {
+  for (const words of [
+    ['-w', '-'],
+    ['vm1', '-w', path, '--json', 'icmp'],
+  ]) {
     const running = fixture.run('capture', 'default', ...words, '--count', '2')
     await until('the capture runs', () => fixture.fabric.captures.length === 1)
     for (let n = 0; n < 2; n++) fixture.fabric.frame('vm1', new Uint8Array(60))
@@ -153,9 +167,18 @@ test('QEMU arguments', async () => {
   const device = `-device virtio-net-pci,netdev=p,mac=${guestMac(uuid, 'p')}`
   const expected: [object, string][] = [
     [{ kind: 'qemu', path: '/a b,c' }, `-netdev 'stream,id=p,server=off,addr.type=unix,addr.path=/a b,,c' ${device}`],
-    [{ kind: 'qemu', path: '127.0.0.1:99', client: true }, `-netdev stream,id=p,server=on,addr.type=inet,addr.host=127.0.0.1,addr.port=99 ${device}`],
-    [{ kind: 'qemu', path: '/s', dgram: true }, `-netdev dgram,id=p,local.type=unix,local.path=/s.guest,remote.type=unix,remote.path=/s ${device}`],
-    [{ kind: 'netdev', dev: 'tap0', mac: '52:54:00:00:00:07', mtu: 9000 }, '-netdev tap,id=p,ifname=tap0,script=no,downscript=no -device virtio-net-pci,netdev=p,mac=52:54:00:00:00:07,host_mtu=9000'],
+    [
+      { kind: 'qemu', path: '127.0.0.1:99', client: true },
+      `-netdev stream,id=p,server=on,addr.type=inet,addr.host=127.0.0.1,addr.port=99 ${device}`,
+    ],
+    [
+      { kind: 'qemu', path: '/s', dgram: true },
+      `-netdev dgram,id=p,local.type=unix,local.path=/s.guest,remote.type=unix,remote.path=/s ${device}`,
+    ],
+    [
+      { kind: 'netdev', dev: 'tap0', mac: '52:54:00:00:00:07', mtu: 9000 },
+      '-netdev tap,id=p,ifname=tap0,script=no,downscript=no -device virtio-net-pci,netdev=p,mac=52:54:00:00:00:07,host_mtu=9000',
+    ],
   ]
   for (const [port, line] of expected) assert.equal(advice(port), line)
   assert.throws(() => advice({ kind: 'tap' }), /holds the TAP p itself/)
@@ -164,9 +187,32 @@ test('QEMU arguments', async () => {
 })
 
 test('tables and numbers', () => {
-  assert.equal(table(['A', 'LONG'], [['xyz', '1'], ['x', '22']], ['LONG']), 'A    LONG\nxyz     1\nx      22')
-  assert.equal(list([['a', '1'], ['long', '2']]), 'a     1\nlong  2')
-  const numbers: [number, string][] = [[0, '0'], [999, '999'], [1000, '1.0k'], [99_499, '99.5k'], [123_456, '123k'], [1e9, '1.0G']]
+  assert.equal(
+    table(
+      ['A', 'LONG'],
+      [
+        ['xyz', '1'],
+        ['x', '22'],
+      ],
+      ['LONG'],
+    ),
+    'A    LONG\nxyz     1\nx      22',
+  )
+  assert.equal(
+    list([
+      ['a', '1'],
+      ['long', '2'],
+    ]),
+    'a     1\nlong  2',
+  )
+  const numbers: [number, string][] = [
+    [0, '0'],
+    [999, '999'],
+    [1000, '1.0k'],
+    [99_499, '99.5k'],
+    [123_456, '123k'],
+    [1e9, '1.0G'],
+  ]
   for (const [value, text] of numbers) assert.equal(short(value), text)
   assert.deepEqual([5, 65, 3700, 90_000].map(duration), ['5 s', '1 min 5 s', '1 h 1 min', '1 d 1 h'])
 })

@@ -40,7 +40,7 @@ export class Fixture {
       configuration: null,
       ...options,
     }
-    const log = new Log('debug', line => this.lines.push(line))
+    const log = new Log('debug', (line) => this.lines.push(line))
     this.daemon = await startDaemon(given, { log, native, fabric: async () => this.fabric })
     return this.daemon
   }
@@ -53,16 +53,18 @@ export class Fixture {
 
   /** Runs the command line as a process of its own. */
   run(...args: string[]): Promise<CommandResult> {
-    return new Promise(resolve => {
-      const child = spawn(process.execPath, [main, ...args, '--socket', this.socket], { stdio: ['ignore', 'pipe', 'pipe'] })
+    return new Promise((resolve) => {
+      const child = spawn(process.execPath, [main, ...args, '--socket', this.socket], {
+        stdio: ['ignore', 'pipe', 'pipe'],
+      })
       const result: CommandResult = { status: null, stdout: '', stderr: '' }
-      child.stdout.setEncoding('latin1').on('data', chunk => {
+      child.stdout.setEncoding('latin1').on('data', (chunk) => {
         result.stdout += chunk
       })
-      child.stderr.setEncoding('utf8').on('data', chunk => {
+      child.stderr.setEncoding('utf8').on('data', (chunk) => {
         result.stderr += chunk
       })
-      child.on('close', status => resolve({ ...result, status }))
+      child.on('close', (status) => resolve({ ...result, status }))
     })
   }
 
@@ -78,6 +80,6 @@ export async function until(what: string, holds: () => boolean): Promise<void> {
   const end = performance.now() + 20_000
   while (!holds()) {
     if (performance.now() > end) throw new Error(`it did not happen: ${what}`)
-    await new Promise(resolve => setTimeout(resolve, 5))
+    await new Promise((resolve) => setTimeout(resolve, 5))
   }
 }

@@ -1,7 +1,7 @@
 /** What users write about networks and ports: parsed with defaults, written back, refused with path and value. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import { parseNetwork, writtenNetwork } from '../../src/control/definition.js'
 import { readDocument, writeDocument } from '../../src/control/document.js'
 import { Failure } from '../../src/control/failure.js'
@@ -45,7 +45,11 @@ test('the native VLAN need not be listed', () => {
 test('ports are refused with path and value', () => {
   const network = (ports: unknown[]) => () => parseNetwork({ name: 'n', ports })
   const cases: [() => unknown, string, string][] = [
-    [network([tap, { name: 'b', kind: 'tap' }, { name: 'c', kind: 'tap', access: 4095 }]), 'ports[2].access', '4095 is not 1..4094'],
+    [
+      network([tap, { name: 'b', kind: 'tap' }, { name: 'c', kind: 'tap', access: 4095 }]),
+      'ports[2].access',
+      '4095 is not 1..4094',
+    ],
     [network([{ ...tap, access: 0 }]), 'ports[0].access', '0 is not 1..4094'],
     [network([{ ...tap, trunk: '10,4095' }]), 'ports[0].trunk', '4095 is not 1..4094'],
     [network([{ ...tap, trunk: '20-10' }]), 'ports[0].trunk', '20-10 runs backwards'],
@@ -67,7 +71,11 @@ test('ports are refused with path and value', () => {
     [network([tap, tap]), 'ports[1].name', 'there are two ports named vm1'],
     [network([tap, { name: 'b', kind: 'netdev', dev: 'vm1' }]), 'ports[1]', 'interface vm1 is in use by port vm1'],
     [network([{ name: 'q', kind: 'qemu', path: 'x.sock' }]), 'ports[0].path', 'x.sock is not an absolute path'],
-    [network([{ name: 'q', kind: 'qemu', path: '10.0.0.1:80' }]), 'ports[0].path', '10.0.0.1 is not a loopback address'],
+    [
+      network([{ name: 'q', kind: 'qemu', path: '10.0.0.1:80' }]),
+      'ports[0].path',
+      '10.0.0.1 is not a loopback address',
+    ],
     [network([{ name: 'q', kind: 'qemu', path: '127.0.0.1:0' }]), 'ports[0].path', '0 is not 1..65535'],
     [network([{ name: 'q', kind: 'qemu', path: `/${'x'.repeat(107)}` }]), 'ports[0].path', 'is 108 bytes long'],
     [network([{ name: 'p', kind: 'pcap' }]), 'ports[0].read', 'reads a file, writes one, or both'],
@@ -95,7 +103,10 @@ test('what comes later is unsupported by name', () => {
     [() => parseNetwork({ name: 'n', domain: 'x.org' }), /domain: .* needs the router/],
     [() => parseNetwork({ name: 'n', dhcp: '10.0.0.1-10.0.0.9' }), /dhcp: .* needs the router/],
     [() => parseNetwork({ name: 'n', uplink: 'sockets' }), /uplink sockets needs the router/],
-    [() => parseNetwork({ name: 'n', mode: 'bridge', uplink: 'netdev:e0,address=dhcp' }), /address=dhcp needs the router/],
+    [
+      () => parseNetwork({ name: 'n', mode: 'bridge', uplink: 'netdev:e0,address=dhcp' }),
+      /address=dhcp needs the router/,
+    ],
     [() => parsePort({ name: 'a', kind: 'xdp' }), /ports of kind xdp come in a later version/],
     [() => parsePort({ name: 'a', kind: 'vhost-user' }), /vhost-user/],
     [() => readDocument('<network/>'), /XML comes in a later version/],
@@ -111,8 +122,11 @@ test('what comes later is unsupported by name', () => {
 test('a bridge network has its uplink as a port', () => {
   const network = parseNetwork({ name: 'lan', mode: 'bridge', uplink: 'netdev:eth0', ports: [tap] })
   assert.deepEqual(
-    network.ports.map(port => [port.name, port.kind, port.macLimit]),
-    [['uplink', 'netdev', 8192], ['vm1', 'tap', 1024]],
+    network.ports.map((port) => [port.name, port.kind, port.macLimit]),
+    [
+      ['uplink', 'netdev', 8192],
+      ['vm1', 'tap', 1024],
+    ],
   )
   assert.deepEqual(parseNetwork(writtenNetwork(network)), network)
   const twice = { ...writtenNetwork(network), uplink: 'netdev:eth1' }
@@ -133,7 +147,7 @@ test('documents: YAML and JSON round trip, faults have a line', () => {
 test('property: VIDs and ports round trip', () => {
   const vids = fc.uniqueArray(fc.integer({ min: 1, max: 4094 }), { minLength: 1, maxLength: 50 })
   fc.assert(
-    fc.property(vids, list => {
+    fc.property(vids, (list) => {
       const sorted = [...list].sort((a, b) => a - b)
       assert.deepEqual(parseVids(writtenVids(sorted), 'x'), sorted)
       assert.deepEqual(parseVids(list, 'x'), sorted)
@@ -157,7 +171,7 @@ test('property: VIDs and ports round trip', () => {
     { requiredKeys: ['name', 'kind', 'trunk'] },
   )
   fc.assert(
-    fc.property(port, given => {
+    fc.property(port, (given) => {
       const parsed = parsePort(given)
       assert.deepEqual(parsePort(writtenPort(parsed)), parsed)
     }),
@@ -166,10 +180,23 @@ test('property: VIDs and ports round trip', () => {
 })
 
 test('property: whatever is given, it is parsed or refused as a Failure', () => {
-  const keys = fc.constantFrom('name', 'kind', 'dev', 'path', 'access', 'trunk', 'mac', 'mtu', 'ports', 'fdb', 'mode', '__proto__')
+  const keys = fc.constantFrom(
+    'name',
+    'kind',
+    'dev',
+    'path',
+    'access',
+    'trunk',
+    'mac',
+    'mtu',
+    'ports',
+    'fdb',
+    'mode',
+    '__proto__',
+  )
   const value = fc.oneof(fc.anything(), fc.constantFrom('tap', 'qemu', 'netdev', 'bridge'))
   fc.assert(
-    fc.property(fc.dictionary(keys, value), given => {
+    fc.property(fc.dictionary(keys, value), (given) => {
       for (const parse of [parsePort, parseNetwork]) {
         try {
           parse(given)

@@ -1,6 +1,6 @@
 /**
- * A fabric without shards or devices, for the tests of what stands above it: it keeps what it was told, counts nothing by
- * itself, and refuses what a test orders it to refuse. `calls` is the log of all changes that took effect, in order.
+ * A fabric without shards or devices, for the tests of what stands above it: it keeps what it was told, counts nothing
+ * by itself, and refuses what a test orders it to refuse. `calls` is the log of all changes that took effect, in order.
  */
 import { Failure } from '../../src/control/failure.js'
 import type {
@@ -37,7 +37,7 @@ export class FakeFabric implements Fabric {
 
   async start(network: NetworkDefinition): Promise<void> {
     this.did(`start ${network.name}`)
-    const ports = new Map(network.ports.map(port => [port.name, port]))
+    const ports = new Map(network.ports.map((port) => [port.name, port]))
     this.networks.set(network.name, { definition: network, ports, learned: [], statics: [...network.fdb] })
   }
 
@@ -70,7 +70,7 @@ export class FakeFabric implements Fabric {
   }
 
   ports(network: string): PortStatus[] {
-    return [...this.network(network).ports.keys()].map(name => this.port(network, name))
+    return [...this.network(network).ports.keys()].map((name) => this.port(network, name))
   }
 
   port(network: string, name: string): PortStatus {
@@ -100,9 +100,9 @@ export class FakeFabric implements Fabric {
 
   fdb(network: string, filter: { port?: string; vid?: number }): FdbEntry[] {
     const { learned, statics } = this.network(network)
-    const fixed = statics.map(entry => ({ ...entry, static: true, ageSeconds: 0 }))
+    const fixed = statics.map((entry) => ({ ...entry, static: true, ageSeconds: 0 }))
     return [...fixed, ...learned].filter(
-      entry => (filter.port ?? entry.port) === entry.port && (filter.vid ?? entry.vid) === entry.vid,
+      (entry) => (filter.port ?? entry.port) === entry.port && (filter.vid ?? entry.vid) === entry.vid,
     )
   }
 

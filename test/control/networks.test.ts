@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, test } from 'node:test'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import { parseNetwork } from '../../src/control/definition.js'
 import { Failure } from '../../src/control/failure.js'
 import { Log } from '../../src/control/log.js'
@@ -25,10 +25,10 @@ async function open(configuration: unknown[] | null = null): Promise<void> {
   fabric = new FakeFabric()
   store = new Store(folder)
   lines = []
-  networks = new Networks(fabric, store, new Log('debug', line => lines.push(line)))
+  networks = new Networks(fabric, store, new Log('debug', (line) => lines.push(line)))
   await networks.open(configuration)
   events = []
-  networks.onEvent(event => events.push(event.type))
+  networks.onEvent((event) => events.push(event.type))
 }
 
 /** As after kill -9: nothing is closed, only the lock is taken over. */
@@ -49,7 +49,8 @@ const refused = (code: string, sentence: RegExp) => (error: unknown) => {
   assert.match(error.message, sentence)
   return true
 }
-const snapshot = () => JSON.stringify([networks.list(true).map(one => networks.definition(one.name)), [...fabric.networks]])
+const snapshot = () =>
+  JSON.stringify([networks.list(true).map((one) => networks.definition(one.name)), [...fabric.networks]])
 
 test('an empty state begins with the network default', () => {
   const [network] = networks.list(false)
@@ -86,7 +87,7 @@ test('what runs, runs again after a crash; what was stopped stays so', async () 
   await networks.addEntry('runs', { mac: '52:54:00:00:00:01', port: 'p' })
   const before = networks.definition('runs')
   await reopen()
-  const names = networks.list(true).map(one => `${one.name} ${one.active}`)
+  const names = networks.list(true).map((one) => `${one.name} ${one.active}`)
   assert.deepEqual(names, ['default true', 'defined false', 'idle false', 'runs true'])
   assert.deepEqual(networks.definition('runs'), before)
   assert.deepEqual(before.fdb, [{ mac: '52:54:00:00:00:01', vid: 10, port: 'p' }])
@@ -94,22 +95,36 @@ test('what runs, runs again after a crash; what was stopped stays so', async () 
 
 test('ports: add, set, link, remove, and their refusals', async () => {
   await networks.addPort('default', { name: 'p', kind: 'tap', trunk: '10-12', native: 10 })
-  await assert.rejects(networks.addPort('default', { name: 'p', kind: 'tap' }), refused('ERR_PORT_EXISTS', /port p already/))
+  await assert.rejects(
+    networks.addPort('default', { name: 'p', kind: 'tap' }),
+    refused('ERR_PORT_EXISTS', /port p already/),
+  )
   const busy = networks.addPort('default', { name: 'q', kind: 'netdev', dev: 'p' })
   await assert.rejects(busy, refused('ERR_PORT_BUSY', /interface p is in use by port p of network default/))
   fabric.missing.add('gone0')
   const gone = networks.addPort('default', { name: 'q', kind: 'netdev', dev: 'gone0' })
   await assert.rejects(gone, refused('ERR_DEVICE_NOT_FOUND', /gone0/))
-  assert.deepEqual(networks.ports('default').map(one => one.name), ['p'])
+  assert.deepEqual(
+    networks.ports('default').map((one) => one.name),
+    ['p'],
+  )
 
-  assert.deepEqual((await networks.setPort('default', 'p', { access: 7 })).vlan, { mode: 'access', access: 7, native: null, trunk: [] })
+  assert.deepEqual((await networks.setPort('default', 'p', { access: 7 })).vlan, {
+    mode: 'access',
+    access: 7,
+    native: null,
+    trunk: [],
+  })
   assert.equal((await networks.setPort('default', 'p', { trunk: '5' })).vlan.mode, 'trunk')
   assert.equal((await networks.setPort('default', 'p', { trunk: null })).vlan.mode, 'none')
   assert.equal((await networks.setPort('default', 'p', { mtu: 9000 })).mtu, 9000)
   assert.equal((await networks.setPort('default', 'p', { mtu: null })).mtu, 1500)
   assert.equal((await networks.setPort('default', 'p', { link: false })).state, 'down')
   await assert.rejects(networks.setPort('default', 'p', { kind: 'qemu' }), refused('ERR_INVALID', /stays tap/))
-  await assert.rejects(networks.setPort('default', 'p', { access: 4095 }), refused('ERR_INVALID', /4095 is not 1..4094/))
+  await assert.rejects(
+    networks.setPort('default', 'p', { access: 4095 }),
+    refused('ERR_INVALID', /4095 is not 1..4094/),
+  )
   await assert.rejects(networks.setPort('default', 'x', {}), refused('ERR_PORT_NOT_FOUND', /no port x/))
 
   await networks.addEntry('default', { mac: '52:54:00:00:00:01', port: 'p' })
@@ -133,7 +148,10 @@ test('entries: static ones are kept, learned ones removed and flushed', async ()
   await networks.addEntry('default', { mac: '52:54:00:00:00:01', port: 'p', vid: 3 })
   const twice = networks.addEntry('default', { mac: '52:54:00:00:00:01', port: 'p', vid: 3 })
   await assert.rejects(twice, refused('ERR_INVALID', /static in VLAN 3 already/))
-  await assert.rejects(networks.addEntry('default', { mac: '52:54:00:00:00:01', port: 'x' }), refused('ERR_PORT_NOT_FOUND', /x/))
+  await assert.rejects(
+    networks.addEntry('default', { mac: '52:54:00:00:00:01', port: 'x' }),
+    refused('ERR_PORT_NOT_FOUND', /x/),
+  )
   fabric.learn('default', { mac: '52:54:00:00:00:02', vid: 0, port: 'p' })
   assert.equal(networks.fdb('default', {}).length, 2)
   assert.equal(networks.fdb('default', { vid: 3 }).length, 1)
@@ -161,7 +179,14 @@ test('a refusal in the middle takes back what was done', async () => {
   await networks.addPort('default', { name: 'a', kind: 'tap' })
   await networks.addPort('default', { name: 'b', kind: 'tap' })
   await networks.addEntry('default', { mac: '52:54:00:00:00:01', port: 'a' })
-  const wanted = { name: 'default', mtu: 9000, ports: [{ name: 'b', kind: 'tap', access: 4 }, { name: 'c', kind: 'tap' }] }
+  const wanted = {
+    name: 'default',
+    mtu: 9000,
+    ports: [
+      { name: 'b', kind: 'tap', access: 4 },
+      { name: 'c', kind: 'tap' },
+    ],
+  }
   const before = snapshot()
   for (const call of ['removePort', 'change', 'setPort', 'addPort']) {
     fabric.refuse = call
@@ -171,7 +196,10 @@ test('a refusal in the middle takes back what was done', async () => {
     assert.deepEqual(new Set(fabric.networks.get('default')?.ports.keys()), new Set(['a', 'b']), call)
   }
   await networks.define(wanted)
-  assert.deepEqual(networks.ports('default').map(one => one.name), ['b', 'c'])
+  assert.deepEqual(
+    networks.ports('default').map((one) => one.name),
+    ['b', 'c'],
+  )
 })
 
 test('a store that cannot be written takes the change back', async () => {
@@ -189,7 +217,10 @@ test('a store that cannot be written takes the change back', async () => {
 test('changes that are asked for at once happen one after another', async () => {
   const all = Array.from({ length: 20 }, (_, n) => networks.addPort('default', { name: `p${n}`, kind: 'tap' }))
   await Promise.all(all)
-  assert.deepEqual(networks.ports('default').map(one => one.name), Array.from({ length: 20 }, (_, n) => `p${n}`))
+  assert.deepEqual(
+    networks.ports('default').map((one) => one.name),
+    Array.from({ length: 20 }, (_, n) => `p${n}`),
+  )
 })
 
 test('a broken file is kept, named, and never written over', async () => {
@@ -198,12 +229,20 @@ test('a broken file is kept, named, and never written over', async () => {
   const damaged = readFileSync(path, 'utf8').slice(0, 40)
   writeFileSync(path, damaged)
   await reopen()
-  assert.ok(lines.some(line => line.includes('victim.json')), lines.join(''))
+  assert.ok(
+    lines.some((line) => line.includes('victim.json')),
+    lines.join(''),
+  )
   assert.throws(() => networks.show('victim'), refused('ERR_IO', /victim.json cannot be read/))
   await assert.rejects(networks.create({ name: 'victim' }, false), refused('ERR_IO', /mend it or move it away/))
   await assert.rejects(networks.define({ name: 'victim' }), refused('ERR_IO', /victim/))
   assert.equal(readFileSync(path, 'utf8'), damaged)
-  for (const content of ['', 'null', '{"version":2,"network":{"name":"victim"}}', '{"version":1,"network":{"name":"x"}}']) {
+  for (const content of [
+    '',
+    'null',
+    '{"version":2,"network":{"name":"victim"}}',
+    '{"version":1,"network":{"name":"x"}}',
+  ]) {
     writeFileSync(path, content)
     await reopen()
     assert.equal(store.problems().length, 1, content)
@@ -221,7 +260,10 @@ test('a configuration file: all of it is checked before any of it is done', asyn
   await reopen([{ name: 'c', ports: [{ name: 'p', kind: 'tap' }] }])
   assert.equal(networks.show('c').active, true)
   await reopen([{ name: 'c', ports: [{ name: 'q', kind: 'tap' }] }])
-  assert.deepEqual(networks.ports('c').map(one => one.name), ['q'])
+  assert.deepEqual(
+    networks.ports('c').map((one) => one.name),
+    ['q'],
+  )
   store.close()
   await assert.rejects(open([{ name: 'd' }, { name: 'e', colour: 1 }]), refused('ERR_INVALID', /networks\[1\].colour/))
   assert.equal(fabric.calls.length, 0)
@@ -236,16 +278,16 @@ test('property: a plan leads from any network to any other, and back', async () 
   })
   const network = fc.record({
     mtu: fc.constantFrom(1500, 9000),
-    ports: fc.uniqueArray(port, { selector: one => one.name }),
+    ports: fc.uniqueArray(port, { selector: (one) => one.name }),
   })
   const parsed = network
-    .filter(one => new Set(one.ports.map(p => p.dev)).size === one.ports.length)
-    .map(one => {
+    .filter((one) => new Set(one.ports.map((p) => p.dev)).size === one.ports.length)
+    .map((one) => {
       const fdb = one.ports.map((p, n) => ({ mac: `52:54:00:00:00:0${n}`, port: p.name }))
       return parseNetwork({ name: 'n', uuid: '6f0e8a52-3b1c-4f57-9c1e-0d2a4b6c8e10', ...one, fdb })
     })
   const content = ({ ports, fdb, mtu }: { ports: Iterable<object>; fdb: object[]; mtu: number }) =>
-    [[...ports], fdb].map(list => [...list].map(one => JSON.stringify(one)).sort()).concat([[`${mtu}`]])
+    [[...ports], fdb].map((list) => [...list].map((one) => JSON.stringify(one)).sort()).concat([[`${mtu}`]])
   const live = (fake: FakeFabric) => {
     const { definition, ports, statics } = fake.networks.get('n') as never as {
       definition: NetworkDefinition
@@ -262,10 +304,16 @@ test('property: a plan leads from any network to any other, and back', async () 
       const commit = () => {
         throw new Error('no')
       }
-      await assert.rejects(execute(fake, 'n', plan(from, to), commit, action => stuck.push(action)))
+      await assert.rejects(execute(fake, 'n', plan(from, to), commit, (action) => stuck.push(action)))
       assert.deepEqual(live(fake), content(from))
       assert.deepEqual(stuck, [])
-      await execute(fake, 'n', plan(from, to), () => {}, () => {})
+      await execute(
+        fake,
+        'n',
+        plan(from, to),
+        () => {},
+        () => {},
+      )
       assert.deepEqual(live(fake), content(to))
       assert.deepEqual(plan(to, to), [])
     }),

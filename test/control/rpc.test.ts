@@ -7,7 +7,7 @@ import { Log } from '../../src/control/log.js'
 import { Dispatcher, type Handlers, nesting } from '../../src/control/rpc.js'
 
 const lines: string[] = []
-const log = new Log('debug', line => lines.push(line))
+const log = new Log('debug', (line) => lines.push(line))
 const handlers = {
   'network.list': ({ all }: { all?: boolean }) => [String(all)],
   'network.show': ({ name }: { name: string }) => {
@@ -28,7 +28,11 @@ const request = (method: string, params?: unknown, id: unknown = 1) => ({ jsonrp
 test('requests, by name and by position, and notifications', async () => {
   assert.deepEqual(await ask(request('network.list', { all: true })), { jsonrpc: '2.0', id: 1, result: ['true'] })
   assert.deepEqual(await ask(request('network.list', [true], 'x')), { jsonrpc: '2.0', id: 'x', result: ['true'] })
-  assert.deepEqual(await ask(request('network.list', undefined, null)), { jsonrpc: '2.0', id: null, result: ['undefined'] })
+  assert.deepEqual(await ask(request('network.list', undefined, null)), {
+    jsonrpc: '2.0',
+    id: null,
+    result: ['undefined'],
+  })
   assert.equal(await ask({ jsonrpc: '2.0', method: 'network.list' }), null)
   assert.equal(await ask({ jsonrpc: '2.0', method: 'no.such' }), null)
 })
@@ -38,7 +42,14 @@ test('the errors of the specification', async () => {
   assert.equal(await code('{'), -32700)
   assert.equal(await code(''), -32700)
   assert.equal(await code('['.repeat(65) + ']'.repeat(65)), -32700)
-  for (const message of [1, null, 'null', {}, { jsonrpc: '1.0', id: 1, method: 'network.list' }, request('x', 'text')]) {
+  for (const message of [
+    1,
+    null,
+    'null',
+    {},
+    { jsonrpc: '1.0', id: 1, method: 'network.list' },
+    request('x', 'text'),
+  ]) {
     assert.equal(await code(message), -32600, JSON.stringify(message))
   }
   assert.equal(await code({ jsonrpc: '2.0', id: 1, method: 7 }), -32600)
@@ -50,8 +61,16 @@ test('the errors of the specification', async () => {
 })
 
 test('batches: each in its order, nothing for notifications', async () => {
-  const answers = await ask([request('network.list', {}, 1), { jsonrpc: '2.0', method: 'network.list' }, 5, request('no', {}, 2)])
-  assert.deepEqual(answers.map((one: { id: unknown }) => one.id), [1, null, 2])
+  const answers = await ask([
+    request('network.list', {}, 1),
+    { jsonrpc: '2.0', method: 'network.list' },
+    5,
+    request('no', {}, 2),
+  ])
+  assert.deepEqual(
+    answers.map((one: { id: unknown }) => one.id),
+    [1, null, 2],
+  )
   assert.equal(await ask([{ jsonrpc: '2.0', method: 'network.list' }]), null)
   assert.ok(Array.isArray(await ask([request('network.list')])))
 })
@@ -69,7 +88,7 @@ test('refusals carry code and path, defects nothing of the inside', async () => 
   const defect = await ask(request('network.show', { name: 'defect' }))
   assert.equal(defect.error.code, -32603)
   assert.doesNotMatch(JSON.stringify(defect), /secret/)
-  assert.ok(lines.some(line => line.includes('secret detail')))
+  assert.ok(lines.some((line) => line.includes('secret detail')))
 })
 
 test('nesting counts brackets outside strings', () => {
@@ -82,11 +101,14 @@ test('rpc.discover is an OpenRPC document of all methods', async () => {
   assert.equal(result.openrpc, '1.3.2')
   assert.equal(result.info.version, '1.2.3')
   const add = result.methods.find((one: { name: string }) => one.name === 'fdb.add')
-  assert.deepEqual(add.params.map((one: { name: string; required: boolean }) => [one.name, one.required]), [
-    ['network', true],
-    ['mac', true],
-    ['port', true],
-    ['vid', false],
-  ])
+  assert.deepEqual(
+    add.params.map((one: { name: string; required: boolean }) => [one.name, one.required]),
+    [
+      ['network', true],
+      ['mac', true],
+      ['port', true],
+      ['vid', false],
+    ],
+  )
   assert.ok(result.methods.every((one: { summary: string; result: object }) => one.summary && one.result))
 })

@@ -21,9 +21,9 @@ afterEach(() => fixture.close())
 
 function get(path: string, headers: Record<string, string> = {}): Promise<{ status: number; text: string }> {
   return new Promise((resolve, reject) => {
-    const ask = request({ socketPath: fixture.socket, path, headers }, response => {
+    const ask = request({ socketPath: fixture.socket, path, headers }, (response) => {
       let text = ''
-      response.setEncoding('utf8').on('data', chunk => {
+      response.setEncoding('utf8').on('data', (chunk) => {
         text += chunk
       })
       response.on('end', () => resolve({ status: response.statusCode ?? 0, text }))
@@ -111,7 +111,7 @@ test('rates come at an interval', async () => {
   const samples: number[] = []
   await client.rates({ intervalSeconds: 0.1 }, ({ ports }) => samples.push(ports[0]?.receive.packetsPerSecond ?? -1))
   fixture.fabric.count('default', 'vm1', 1_000_000, 1)
-  await until('a rate', () => samples.some(rate => rate > 0))
+  await until('a rate', () => samples.some((rate) => rate > 0))
   await until('it falls', () => samples.at(-1) === 0)
 })
 
@@ -120,13 +120,19 @@ test('a capture is a pcapng file, and ends at its count', async () => {
   const client = await fixture.client()
   await client.call('port.add', { network: 'default', name: 'vm1', kind: 'tap' })
   const chunks: Uint8Array[] = []
-  const capture = await client.capture({ network: 'default', count: 2 }, bytes => chunks.push(bytes))
+  const capture = await client.capture({ network: 'default', count: 2 }, (bytes) => chunks.push(bytes))
   await assert.rejects(client.call('capture.start', { network: 'default' }), { code: 'ERR_CAPACITY' })
   for (let n = 0; n < 3; n++) fixture.fabric.frame('vm1', new Uint8Array(60).fill(n), 'out')
   assert.deepEqual(await capture.ended, { frames: 2, lost: 0 })
   assert.deepEqual(await capture.stop(), { frames: 2, lost: 0 })
   const frames = [...new CaptureReader().read(Buffer.concat(chunks))]
-  assert.deepEqual(frames.map(one => [one.interface, one.direction, one.bytes[0]]), [['vm1', 'out', 0], ['vm1', 'out', 1]])
+  assert.deepEqual(
+    frames.map((one) => [one.interface, one.direction, one.bytes[0]]),
+    [
+      ['vm1', 'out', 0],
+      ['vm1', 'out', 1],
+    ],
+  )
   assert.equal(fixture.fabric.captures.length, 0)
 
   const again = await client.capture({ network: 'default', port: 'vm1', filter: 'icmp' }, () => {})
@@ -136,7 +142,9 @@ test('a capture is a pcapng file, and ends at its count', async () => {
   await assert.rejects(again.ended, ConnectError)
   await until('the capture of a client that went is over', () => fixture.fabric.captures.length === 0)
   const other = await fixture.client()
-  await assert.rejects(other.call('capture.start', { network: 'default', filter: 'frobnicate' }), { code: 'ERR_INVALID' })
+  await assert.rejects(other.call('capture.start', { network: 'default', filter: 'frobnicate' }), {
+    code: 'ERR_INVALID',
+  })
   await assert.rejects(other.call('capture.start', { network: 'default', port: 'x' }), { code: 'ERR_PORT_NOT_FOUND' })
 })
 
@@ -146,8 +154,8 @@ test('a client that does not read loses its subscription, nobody else does', asy
   let heard = 0
   await good.subscribe(['fdb.*'], () => heard++)
   const slow = raw()
-  await new Promise(resolve => slow.once('open', resolve))
-  const subscribed = new Promise(resolve => slow.once('message', resolve))
+  await new Promise((resolve) => slow.once('open', resolve))
+  const subscribed = new Promise((resolve) => slow.once('message', resolve))
   slow.send('{"jsonrpc":"2.0","id":1,"method":"subscribe","params":{"topics":["*"]}}')
   await subscribed
   slow.pause()
@@ -158,7 +166,7 @@ test('a client that does not read loses its subscription, nobody else does', asy
     await until('the good client keeps up', () => heard === sent)
   }
   const told: string[] = []
-  slow.on('message', data => told.push(JSON.parse(String(data)).method))
+  slow.on('message', (data) => told.push(JSON.parse(String(data)).method))
   slow.resume()
   await until('it is told', () => told.at(-1) === 'subscription.dropped')
   assert.ok(told.length < sent)
@@ -169,19 +177,22 @@ test('junk, giants, binary and floods end or are answered; the daemon lives', as
   await fixture.start()
   const plain = connectSocket(fixture.socket)
   plain.on('error', () => {})
-  const closed = new Promise(resolve => plain.once('close', resolve))
+  const closed = new Promise((resolve) => plain.once('close', resolve))
   plain.resume()
   plain.write('\x00\x01 what\r\n\r\n')
   await closed
-  for (const [message, code] of [['x'.repeat((1 << 20) + 1), 1009], [Buffer.alloc(9), 1003]] as const) {
+  for (const [message, code] of [
+    ['x'.repeat((1 << 20) + 1), 1009],
+    [Buffer.alloc(9), 1003],
+  ] as const) {
     const socket = raw()
-    await new Promise(resolve => socket.once('open', resolve))
-    const ended = new Promise(resolve => socket.once('close', resolve))
+    await new Promise((resolve) => socket.once('open', resolve))
+    const ended = new Promise((resolve) => socket.once('close', resolve))
     socket.send(message)
     assert.equal(await ended, code)
   }
   const flood = raw()
-  await new Promise(resolve => flood.once('open', resolve))
+  await new Promise((resolve) => flood.once('open', resolve))
   let answers = 0
   flood.on('message', () => answers++)
   for (let n = 0; n < 250; n++) flood.send('{"jsonrpc":"2.0","id":1,"method":"status"}')
@@ -250,9 +261,9 @@ test('a second daemon is refused, and the first one lives', async () => {
 
 test('a dead socket path is replaced', async () => {
   const server = createServer()
-  await new Promise<void>(resolve => server.listen(fixture.socket, resolve))
+  await new Promise<void>((resolve) => server.listen(fixture.socket, resolve))
   await assert.rejects(fixture.start(), /a daemon is running/)
-  await new Promise(resolve => server.close(resolve))
+  await new Promise((resolve) => server.close(resolve))
   await fixture.start()
   await (await fixture.client()).call('status', {})
 })

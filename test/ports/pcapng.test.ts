@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import {
   type CaptureFrame,
   CaptureReader,
@@ -39,7 +39,8 @@ function read(bytes: Uint8Array, chunk = bytes.length || 1): CaptureFrame[] {
   const reader = new CaptureReader()
   const frames: CaptureFrame[] = []
   for (let at = 0; at < bytes.length; at += chunk) {
-    for (const frame of reader.read(bytes.subarray(at, at + chunk))) frames.push({ ...frame, bytes: frame.bytes.slice() })
+    for (const frame of reader.read(bytes.subarray(at, at + chunk)))
+      frames.push({ ...frame, bytes: frame.bytes.slice() })
   }
   reader.end()
   return frames
@@ -49,7 +50,12 @@ function read(bytes: Uint8Array, chunk = bytes.length || 1): CaptureFrame[] {
 const ARP = Buffer.from('ffffffffffff5254000000010806000108000604000152540000000a0a00000100000000000a0a000002', 'hex')
 const frames: Written[] = [
   { interface: 0, timeNanos: 1_700_000_000_123_456_789n, direction: 'in', bytes: ARP },
-  { interface: 1, timeNanos: 1_700_000_000_123_456_790n, direction: 'out', bytes: Buffer.concat([ARP, Buffer.alloc(19)]) },
+  {
+    interface: 1,
+    timeNanos: 1_700_000_000_123_456_790n,
+    direction: 'out',
+    bytes: Buffer.concat([ARP, Buffer.alloc(19)]),
+  },
 ]
 
 test('what is written is read back, in chunks of any size', () => {
@@ -57,11 +63,17 @@ test('what is written is read back, in chunks of any size', () => {
   for (const chunk of [1, 3, 7, 64, bytes.length]) {
     const got = read(bytes, chunk)
     assert.equal(got.length, 2)
-    assert.deepEqual(got.map(one => [one.interface, one.direction, one.timeNanos]), [
-      ['vm1', 'in', frames[0]?.timeNanos],
-      ['uplink', 'out', frames[1]?.timeNanos],
-    ])
-    assert.deepEqual(got.map(one => Buffer.from(one.bytes)), frames.map(one => Buffer.from(one.bytes)))
+    assert.deepEqual(
+      got.map((one) => [one.interface, one.direction, one.timeNanos]),
+      [
+        ['vm1', 'in', frames[0]?.timeNanos],
+        ['uplink', 'out', frames[1]?.timeNanos],
+      ],
+    )
+    assert.deepEqual(
+      got.map((one) => Buffer.from(one.bytes)),
+      frames.map((one) => Buffer.from(one.bytes)),
+    )
   }
 })
 
@@ -88,10 +100,12 @@ test('tshark and capinfos read it', wants('tshark'), () => {
   const path = join(folder, 'written.pcapng')
   writeFileSync(path, file(['vm1', 'uplink'], frames))
   const fields = ['frame.interface_name', 'frame.time_epoch', 'frame.len', 'eth.src', 'frame.packet_flags_direction']
-  const args = ['-n', '-r', path, '-T', 'fields', ...fields.flatMap(field => ['-e', field])]
-  const rows = execFileSync('tshark', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim().split('\n')
+  const args = ['-n', '-r', path, '-T', 'fields', ...fields.flatMap((field) => ['-e', field])]
+  const rows = execFileSync('tshark', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })
+    .trim()
+    .split('\n')
   assert.deepEqual(
-    rows.map(row => row.split('\t').map(cell => (/^0x/.test(cell) ? String(Number(cell)) : cell))),
+    rows.map((row) => row.split('\t').map((cell) => (/^0x/.test(cell) ? String(Number(cell)) : cell))),
     [
       ['vm1', '1700000000.123456789', '42', '52:54:00:00:00:01', '1'],
       ['uplink', '1700000000.123456790', '61', '52:54:00:00:00:01', '2'],
@@ -128,11 +142,17 @@ test('classic pcap of both byte orders and resolutions', () => {
       for (const chunk of [1, 5, 1000]) {
         const got = read(classic(little, nanos), chunk)
         const parts = nanos ? 123_456_789n : 123_456_000n
-        assert.deepEqual(got.map(one => one.timeNanos), [
-          1_700_000_000_000_000_000n + parts,
-          1_700_000_001_000_000_000n + parts,
-        ])
-        assert.deepEqual(got.map(one => [one.bytes.length, one.originalLength]), [[42, 42], [61, 62]])
+        assert.deepEqual(
+          got.map((one) => one.timeNanos),
+          [1_700_000_000_000_000_000n + parts, 1_700_000_001_000_000_000n + parts],
+        )
+        assert.deepEqual(
+          got.map((one) => [one.bytes.length, one.originalLength]),
+          [
+            [42, 42],
+            [61, 62],
+          ],
+        )
       }
     }
   }
@@ -147,7 +167,10 @@ test('the classic files of this test are what pcap-parser takes for such', async
   const parser = parse(path)
   parser.on('packet', (packet: { data: Buffer }) => packets.push(packet.data))
   await new Promise((resolve, reject) => parser.on('end', resolve).on('error', reject))
-  assert.deepEqual(packets, read(readFileSync(path)).map(one => Buffer.from(one.bytes)))
+  assert.deepEqual(
+    packets,
+    read(readFileSync(path)).map((one) => Buffer.from(one.bytes)),
+  )
 })
 
 test('files of text2pcap are read', wants('text2pcap'), () => {
@@ -156,7 +179,11 @@ test('files of text2pcap are read', wants('text2pcap'), () => {
   for (const format of ['pcapng', 'pcap', 'nsecpcap']) {
     const path = join(folder, `text2pcap.${format}`)
     execFileSync('text2pcap', ['-q', '-F', format, text, path], { stdio: 'ignore' })
-    assert.deepEqual(read(readFileSync(path)).map(one => Buffer.from(one.bytes)), [ARP], format)
+    assert.deepEqual(
+      read(readFileSync(path)).map((one) => Buffer.from(one.bytes)),
+      [ARP],
+      format,
+    )
   }
 })
 

@@ -25,13 +25,13 @@ async function capture(session: Session, operands: string[], options: Record<str
   if (w === '-' && session.json) throw new UsageError('--json needs -w FILE')
 
   const ports = await session.call('port.list', { network })
-  const port = ports.some(one => one.name === words[0]) ? words.shift() : undefined
+  const port = ports.some((one) => one.name === words[0]) ? words.shift() : undefined
   const filter = words.join(' ')
   const fd = w === '-' ? 1 : openSync(w, 'w', 0o600)
   const client = await session.connect()
   try {
     let end = () => {}
-    const interrupted = new Promise<void>(resolve => {
+    const interrupted = new Promise<void>((resolve) => {
       end = resolve
       process.once('SIGINT', resolve)
       process.once('SIGTERM', resolve)
@@ -44,7 +44,7 @@ async function capture(session: Session, operands: string[], options: Record<str
         ...(filter === '' ? {} : { filter }),
         ...(count === undefined ? {} : { count }),
       },
-      bytes => {
+      (bytes) => {
         if (readable && !writeAll(fd, bytes)) {
           readable = false
           end()

@@ -91,13 +91,9 @@ export function number(text: string): number {
   return Number(text)
 }
 
-/** The same for an option that `none` takes back. */
-export function integerOrNone(text: string): number | null {
-  return text === 'none' ? null : integer(text)
-}
-
-export function textOrNone(text: string): string | null {
-  return text === 'none' ? null : text
+/** The same for an option that the word `none` takes back. */
+export function integerOrNone(text: string): number | 'none' {
+  return text === 'none' ? 'none' : integer(text)
 }
 
 /** Paths are the user's, the daemon has another working folder. */

@@ -7,12 +7,12 @@ import { type Session, say, talking } from './command.js'
 import { duration, list, table } from './table.js'
 
 export function addHostCommands(weft: Command): void {
-  talking(weft, 'status', 'what the daemon is and does', async session => {
+  talking(weft, 'status', 'what the daemon is and does', async (session) => {
     const report = await session.call('status', {})
     session.print(report, statusList(report))
   })
 
-  talking(weft, 'doctor', 'what this host lacks, what is misconfigured, what Weft touched', async session => {
+  talking(weft, 'doctor', 'what this host lacks, what is misconfigured, what Weft touched', async (session) => {
     const report = await examine(session)
     session.print(report, doctorText(report))
   })
@@ -55,7 +55,7 @@ function statusList(report: StatusReport): string {
             `${fdb.used} of ${fdb.capacity} addresses`,
         ] as const,
     ),
-    ...report.problems.map(problem => ['problem', problem] as const),
+    ...report.problems.map((problem) => ['problem', problem] as const),
   ])
 }
 
@@ -63,7 +63,7 @@ function doctorText({ checks, touched }: DoctorReport): string {
   const rows = checks.map(({ name, result, found }) => [result === 'wrong' ? 'WRONG' : result, name, found])
   const advice = checks.flatMap(({ name, advice: text }) => (text === null ? [] : [`${name}: ${text}`]))
   const parts = [table(['RESULT', 'WHAT', 'FOUND'], rows)]
-  if (advice.length > 0) parts.push(`\nAdvice:\n${advice.map(line => `  ${line}`).join('\n')}`)
-  if (touched.length > 0) parts.push(`\nWeft holds:\n${touched.map(line => `  ${line}`).join('\n')}`)
+  if (advice.length > 0) parts.push(`\nAdvice:\n${advice.map((line) => `  ${line}`).join('\n')}`)
+  if (touched.length > 0) parts.push(`\nWeft holds:\n${touched.map((line) => `  ${line}`).join('\n')}`)
   return parts.join('\n')
 }

@@ -54,7 +54,7 @@ async function main(args: readonly string[]): Promise<number> {
   }
 }
 
-process.stdout.on('error', error => {
+process.stdout.on('error', (error) => {
   // Whoever read our output has seen enough.
   if ((error as NodeJS.ErrnoException).code === 'EPIPE') process.exit(DONE)
   throw error

@@ -26,11 +26,16 @@ export function addNetworkCommands(weft: Command): void {
     .option('--autostart', 'start it with the daemon even if it was stopped')
     .option('--transient', 'forget it when it stops')
 
-  talking(network, 'define <file>', 'define a network from YAML or JSON, or change one', async (session, [file = '']) => {
-    const document = (await readNetwork(file)) as Methods['network.define']['params']
-    const result = await session.call('network.define', document)
-    session.print(result, `network ${result.name} is defined`)
-  })
+  talking(
+    network,
+    'define <file>',
+    'define a network from YAML or JSON, or change one',
+    async (session, [file = '']) => {
+      const document = (await readNetwork(file)) as Methods['network.define']['params']
+      const result = await session.call('network.define', document)
+      session.print(result, `network ${result.name} is defined`)
+    },
+  )
 
   talking(network, 'show <name>', 'one network', async (session, [name = '']) => {
     const result = await session.call('network.show', { name })
@@ -106,7 +111,7 @@ async function readNetwork(file: string): Promise<unknown> {
 }
 
 function networkTable(networks: readonly NetworkStatus[]): string {
-  const rows = networks.map(one => [
+  const rows = networks.map((one) => [
     one.name,
     one.mode,
     one.active ? 'active' : 'inactive',

@@ -3,15 +3,7 @@
  */
 import type { Command } from 'commander'
 import type { Methods, PortStatus } from '../client.js'
-import {
-  UsageError,
-  defined,
-  filePath,
-  integer,
-  integerOrNone,
-  talking,
-  textOrNone,
-} from './command.js'
+import { UsageError, defined, filePath, integer, integerOrNone, talking } from './command.js'
 import { list, short, table } from './table.js'
 
 export function addPortCommands(weft: Command): void {
@@ -48,23 +40,23 @@ export function addPortCommands(weft: Command): void {
   })
 
   const setting = talking(port, 'set <network> <name>', 'change a port', async (session, [network, name], options) => {
-    const settings = portOptions(options)
+    const settings = withNulls(portOptions(options))
     if (Object.keys(settings).length === 0) throw new UsageError('give at least one setting')
     const result = await session.call('port.set', { network, name, ...settings } as Methods['port.set']['params'])
     session.print(result, `port ${result.name} of network ${network} is changed`)
   })
   setting
     .option('--access <vid|none>', 'carry one VLAN, untagged', integerOrNone)
-    .option('--trunk <vids|none>', 'carry VLANs tagged: 10,20-29', textOrNone)
+    .option('--trunk <vids|none>', 'carry VLANs tagged: 10,20-29')
     .option('--native <vid|none>', 'VLAN of the untagged frames of a trunk', integerOrNone)
-    .option('--mac <address|none>', 'address of the host behind the port', textOrNone)
+    .option('--mac <address|none>', 'address of the host behind the port')
     .option('--mtu <bytes|none>', 'bytes of an IP packet', integerOrNone)
     .option('--mac-limit <n|none>', 'addresses that may be learned', integerOrNone)
     .option('--isolated', 'exchange frames only with ports that are not isolated')
     .option('--no-isolated', 'exchange frames with all')
-    .option('--netns <name|none>', 'tap, netdev: network namespace, by name or process id', textOrNone)
+    .option('--netns <name|none>', 'tap, netdev: network namespace, by name or process id')
     .option('--queues <n>', 'tap: queues', integer)
-    .option('--owner <user|none>', 'tap: user that may open the device', textOrNone)
+    .option('--owner <user|none>', 'tap: user that may open the device')
   kindOptions(setting)
 
   talking(port, 'remove <network> <name>', 'remove a port', async (session, [network = '', name = '']) => {
@@ -99,6 +91,11 @@ function portOptions(options: Record<string, unknown>): Record<string, unknown> 
   return defined({ ...others, offloads: offloads === false ? false : undefined })
 }
 
+/** `none` takes a setting back to its default. */
+function withNulls(settings: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, value === 'none' ? null : value]))
+}
+
 function vlan({ vlan: { mode, access, native, trunk } }: PortStatus): string {
   if (mode === 'none') return '-'
   if (mode === 'access') return String(access)
@@ -113,7 +110,7 @@ function vlan({ vlan: { mode, access, native, trunk } }: PortStatus): string {
 }
 
 function portTable(ports: readonly PortStatus[]): string {
-  const rows = ports.map(one => [
+  const rows = ports.map((one) => [
     one.name,
     one.kind,
     one.state,

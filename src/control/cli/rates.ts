@@ -36,7 +36,7 @@ export function addRateCommands(weft: Command): void {
 }
 
 function statsTable(entries: readonly StatsEntry[]): string {
-  const rows = entries.map(one => [
+  const rows = entries.map((one) => [
     one.network,
     one.port,
     one.state,
@@ -55,7 +55,7 @@ function statsTable(entries: readonly StatsEntry[]): string {
 }
 
 function ratesTable({ ports }: Rates): string {
-  const rows = ports.map(one => [
+  const rows = ports.map((one) => [
     one.network,
     one.port,
     one.state,

@@ -9,7 +9,7 @@ export function table(
   right: readonly string[] = [],
 ): string {
   const widths = heading.map((title, column) =>
-    Math.max(title.length, ...rows.map(row => (row[column] ?? '').length)),
+    Math.max(title.length, ...rows.map((row) => (row[column] ?? '').length)),
   )
   const line = (cells: readonly string[]) =>
     heading
@@ -42,7 +42,11 @@ export function short(value: number): string {
 }
 
 export function duration(seconds: number): string {
-  const [days, hours, minutes] = [Math.floor(seconds / 86400), Math.floor(seconds / 3600) % 24, Math.floor(seconds / 60) % 60]
+  const [days, hours, minutes] = [
+    Math.floor(seconds / 86400),
+    Math.floor(seconds / 3600) % 24,
+    Math.floor(seconds / 60) % 60,
+  ]
   if (days > 0) return `${days} d ${hours} h`
   if (hours > 0) return `${hours} h ${minutes} min`
   return minutes > 0 ? `${minutes} min ${Math.round(seconds) % 60} s` : `${Math.round(seconds)} s`

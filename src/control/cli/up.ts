@@ -40,7 +40,7 @@ export function addUpCommand(weft: Command): void {
 async function up(options: UpOptions & { socket: string }): Promise<void> {
   const log = new Log(options.logLevel)
   let end: (reason: string, status: number) => void = () => {}
-  const ending = new Promise<{ reason: string; status: number }>(resolve => {
+  const ending = new Promise<{ reason: string; status: number }>((resolve) => {
     end = (reason, status) => resolve({ reason, status })
   })
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => end(signal, 0))
@@ -60,10 +60,13 @@ async function up(options: UpOptions & { socket: string }): Promise<void> {
       group: options.group ?? null,
       configuration: options.config ?? null,
     },
-    { log, native, fabric: () => createFabric(reason => end(reason, 1)) },
+    { log, native, fabric: () => createFabric((reason) => end(reason, 1)) },
   )
   print(`weft: ready on ${options.socket}`)
-  greet(options.socket, daemon.networks.list(false).map(network => network.name))
+  greet(
+    options.socket,
+    daemon.networks.list(false).map((network) => network.name),
+  )
   const { reason, status } = await ending
   if (status === 0) log.info(`${reason}: closing`)
   else log.error(`${reason}: giving up`)
