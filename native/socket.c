@@ -24,7 +24,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define BACKLOG 16
+#define BACKLOG 128
 #define CHANNEL_BYTES (1 << 20)
 #define CHANNEL_DESCRIPTORS 32
 #define SOCKET_FLAGS (SOCK_NONBLOCK | SOCK_CLOEXEC)

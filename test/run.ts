@@ -52,10 +52,10 @@ function apt(...args: string[]): boolean {
 
 /** Installs the packages of missing programs; says what stays missing. */
 function install(): void {
-  const missing = Object.keys(packages).filter(program => which(program) === null)
+  const missing = Object.keys(packages).filter((program) => which(program) === null)
   const haveSeabios = existsSync('/usr/share/seabios/bios-256k.bin') || existsSync('/usr/share/qemu/bios-256k.bin')
   if (missing.length === 0 && haveSeabios) return
-  const names = [...new Set(missing.flatMap(program => (packages[program] as string).split(' ')))]
+  const names = [...new Set(missing.flatMap((program) => packages[program].split(' ')))]
   if (!haveSeabios) names.push('seabios')
   const reason = needs('root', 'apt').skip
   if (reason !== false) {
@@ -67,7 +67,7 @@ function install(): void {
   const done = apt(...ask) || (apt('update') && apt(...ask))
   // One package that is not to be had must not keep the others away.
   if (!done) for (const name of names) apt('install', '-y', '--no-install-recommends', name)
-  const still = missing.filter(program => which(program) === null)
+  const still = missing.filter((program) => which(program) === null)
   if (still.length > 0) say(`still missing: ${still.join(' ')}; tests that need them are skipped`)
 }
 
@@ -80,10 +80,10 @@ function refreshLists(): void {
 
 function testFiles(filters: readonly string[]): string[] {
   return readdirSync(testFolder, { recursive: true, encoding: 'utf8' })
-    .filter(name => name.endsWith('.test.js'))
-    .filter(name => filters.length === 0 || filters.some(filter => name.includes(filter)))
-    .sort()
-    .map(name => relative(root, join(testFolder, name)))
+    .filter((name) => name.endsWith('.test.js'))
+    .filter((name) => filters.length === 0 || filters.some((filter) => name.includes(filter)))
+    .toSorted()
+    .map((name) => relative(root, join(testFolder, name)))
 }
 
 const totals = new Map<string, number>()
@@ -101,11 +101,11 @@ function runner(files: readonly string[], concurrency: number, options: readonly
     for (const each of lines) {
       const closing = /^ℹ (tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) ([\d.]+)$/.exec(each)
       if (closing === null) say(each)
-      else totals.set(closing[1] as string, (totals.get(closing[1] as string) ?? 0) + Number(closing[2]))
+      else totals.set(closing[1], (totals.get(closing[1]) ?? 0) + Number(closing[2]))
     }
   })
-  return new Promise(resolve => {
-    child.once('close', status => {
+  return new Promise((resolve) => {
+    child.once('close', (status) => {
       if (line !== '') say(line)
       resolve(status ?? 1)
     })
@@ -113,15 +113,15 @@ function runner(files: readonly string[], concurrency: number, options: readonly
 }
 
 const words = process.argv.slice(2)
-const options = words.filter(word => word.startsWith('--'))
-const filters = words.filter(word => !word.startsWith('--'))
+const options = words.filter((word) => word.startsWith('--'))
+const filters = words.filter((word) => !word.startsWith('--'))
 const files = testFiles(filters)
 if (files.length === 0) {
   say(`no test file matches ${filters.join(' ')}`)
   process.exit(1)
 }
-const outside = files.filter(file => file.includes('/outside/'))
-const inside = files.filter(file => !outside.includes(file))
+const outside = files.filter((file) => file.includes('/outside/'))
+const inside = files.filter((file) => !outside.includes(file))
 if (outside.length > 0 && !existsSync(weftMain)) {
   say('Weft is not built: npm run build')
   process.exit(1)

@@ -86,7 +86,7 @@ export class ActivePort implements Socket {
         this.device.close()
         throw asFailure(error, this.definition)
       }
-      this.report(waits ? 'down' : 'error', explain(error, `${this.definition.kind} ${deviceName(this.definition)}`))
+      this.report(waits ? 'down' : 'error', explain(error))
       this.openLater()
     }
   }
@@ -112,7 +112,7 @@ export class ActivePort implements Socket {
     try {
       this.device.check()
     } catch (error) {
-      this.report('error', explain(error, deviceName(this.definition)))
+      this.report('error', explain(error))
       this.openLater()
     }
     if (this.device.mtuLimit !== before) this.onChange(this)
@@ -273,12 +273,6 @@ export function portOptions(port: PortDefinition): PortStatus['options'] {
   }
 }
 
-function deviceName(port: PortDefinition): string {
-  if (port.kind === 'qemu') return port.path
-  if (port.kind === 'pcap') return port.read ?? port.write ?? ''
-  return port.dev
-}
-
 function offloadNames(offloads: number): string[] {
   const names: [bit: number, name: string][] = [
     [TAKES_CHECKSUM, 'checksum'],
@@ -314,6 +308,5 @@ function asFailure(error: unknown, port: PortDefinition): Failure {
     EINVAL: 'ERR_INVALID',
   }
   const code = (error as NodeJS.ErrnoException).code ?? ''
-  const sentence = explain(error, `${port.kind} ${deviceName(port)}`)
-  return new Failure(codes[code] ?? 'ERR_IO', `port ${port.name}: ${sentence}`)
+  return new Failure(codes[code] ?? 'ERR_IO', `port ${port.name}: ${explain(error)}`)
 }

@@ -141,7 +141,7 @@ export class Client {
     this.name = name
     socket.on('message', (data, binary) => {
       if (binary) this.onBytes?.(data as Buffer)
-      else this.receive(data.toString())
+      else this.receive((data as Buffer).toString())
     })
     socket.on('error', () => {})
     this.closed = new Promise((resolve) =>

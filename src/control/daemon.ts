@@ -68,7 +68,7 @@ export async function startDaemon(options: DaemonOptions, { log, native, fabric:
 
   const closers: (() => void | Promise<void>)[] = []
   const close = async () => {
-    for (const step of closers.splice(0).reverse()) await step()
+    for (const step of closers.splice(0).toReversed()) await step()
   }
   try {
     const store = new Store(options.state)
@@ -76,7 +76,7 @@ export async function startDaemon(options: DaemonOptions, { log, native, fabric:
     const fabric = await open()
     closers.push(() => fabric.close())
     const networks = new Networks(fabric, store, log)
-    closers.push(() => networks.settle())
+    closers.push(() => networks.close())
     await networks.open(configuration)
 
     let listen: string | null = null

@@ -47,6 +47,10 @@ interface ActiveNetwork {
   number: number
   definition: NetworkDefinition
   ports: Map<string, ActivePort>
+  /** what the shard was last told, to tell it nothing twice */
+  told: string
+  /** a change of a device is about to be told */
+  changed: boolean
 }
 
 /** Makes a fabric with one shard, running. */
@@ -94,7 +98,7 @@ class ShardFabric implements Fabric {
   async start(definition: NetworkDefinition): Promise<void> {
     if (this.networks.has(definition.name))
       throw new Failure('ERR_NETWORK_ACTIVE', `network ${definition.name}: is active already`)
-    const network: ActiveNetwork = { number: this.freeNetwork(), definition, ports: new Map() }
+    const network: ActiveNetwork = { number: this.freeNetwork(), definition, ports: new Map(), told: '', changed: false }
     this.networks.set(definition.name, network)
     for (const port of definition.ports) this.makePort(network, port)
     await this.configure(network)
@@ -239,7 +243,7 @@ class ShardFabric implements Fabric {
       // what the device found out may change what the shard must know
       if (this.byNumber[number] !== changed) return
       this.emit(network, changed)
-      void this.configure(network).catch(() => undefined)
+      this.configureSoon(network)
     })
     this.byNumber[number] = port
     this.networkOf[number] = network
@@ -270,15 +274,33 @@ class ShardFabric implements Fabric {
     }
   }
 
-  private configure(network: ActiveNetwork): Promise<number> {
+  /** Many ports may change at once: they are told together. */
+  private configureSoon(network: ActiveNetwork): void {
+    if (network.changed) return
+    network.changed = true
+    setImmediate(() => {
+      network.changed = false
+      if (this.networks.get(network.definition.name) === network) this.configure(network).catch(() => undefined)
+    })
+  }
+
+  private async configure(network: ActiveNetwork): Promise<void> {
     const ports = [...network.ports.values()].map((port) => ({
       number: port.number,
       definition: port.definition,
       mtu: port.mtu,
       offloads: port.device.offloads,
     }))
-    const { fdbAgeSeconds } = network.definition
-    return this.shard.ask({ do: 'configure', network: compileNetwork(network.number, fdbAgeSeconds, ports) })
+    const compiled = compileNetwork(network.number, network.definition.fdbAgeSeconds, ports)
+    const text = JSON.stringify(compiled)
+    if (text === network.told) return
+    network.told = text
+    try {
+      await this.shard.ask({ do: 'configure', network: compiled })
+    } catch (error) {
+      network.told = ''
+      throw error
+    }
   }
 
   // ---- static entries ----
@@ -311,7 +333,10 @@ class ShardFabric implements Fabric {
 
   private async restore(reason: string): Promise<void> {
     try {
-      for (const network of this.networks.values()) await this.configure(network)
+      for (const network of this.networks.values()) {
+        network.told = ''
+        await this.configure(network)
+      }
       for (const port of this.byNumber) port?.reattach()
       this.captures.restart()
       this.tell({ type: 'shard.restarted', shard: this.shard.index, reason })

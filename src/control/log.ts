@@ -36,7 +36,7 @@ export class Log {
 
   private line(level: number, sentence: string): void {
     if (level > this.limit) return
-    const plain = sentence.replace(/[\u0000-\u001f\u007f-\u009f]/g, ' ')
+    const plain = sentence.replace(/\p{Cc}/gu, ' ')
     this.write(`weft: ${level === 2 ? '' : `${LOG_LEVELS[level]}: `}${plain}\n`)
   }
 }

@@ -60,53 +60,62 @@ export function createMetrics({ networks, fabric, version, clients }: MetricSour
       },
     })
 
-  new Gauge({
+  const build = new Gauge({
     name: 'weft_build_info',
     help: 'The version, always 1',
     registers,
     labelNames: ['version'] as const,
-  }).set({ version }, 1)
-  new Gauge({
-    name: 'weft_networks',
-    help: 'Networks by state',
-    registers,
-    labelNames: ['state'] as const,
-    collect() {
-      const active = networks.list(false).length
-      this.set({ state: 'active' }, active)
-      this.set({ state: 'inactive' }, networks.list(true).length - active)
-    },
   })
-  new Gauge({
-    name: 'weft_clients',
-    help: 'Clients connected to the API',
-    registers,
-    collect() {
-      this.set(clients())
-    },
-  })
-  new Gauge({
-    name: 'weft_port_up',
-    help: '1 if the port is up, else 0',
-    registers,
-    labelNames: ['network', 'port', 'kind', 'state'] as const,
-    collect() {
-      this.reset()
-      eachPort((labels, { kind, state }) => this.set({ ...labels, kind, state }, state === 'up' ? 1 : 0))
-    },
-  })
-  new Counter({
-    name: 'weft_port_drops_total',
-    help: 'Frames dropped, by reason',
-    registers,
-    labelNames: ['network', 'port', 'reason'] as const,
-    collect() {
-      this.reset()
-      eachPort((labels, { drops }) => {
-        for (const [reason, count] of Object.entries(drops)) this.inc({ ...labels, reason }, count)
-      })
-    },
-  })
+  build.set({ version }, 1)
+  registry.registerMetric(
+    new Gauge({
+      name: 'weft_networks',
+      help: 'Networks by state',
+      registers: [],
+      labelNames: ['state'] as const,
+      collect() {
+        const active = networks.list(false).length
+        this.set({ state: 'active' }, active)
+        this.set({ state: 'inactive' }, networks.list(true).length - active)
+      },
+    }),
+  )
+  registry.registerMetric(
+    new Gauge({
+      name: 'weft_clients',
+      help: 'Clients connected to the API',
+      registers: [],
+      collect() {
+        this.set(clients())
+      },
+    }),
+  )
+  registry.registerMetric(
+    new Gauge({
+      name: 'weft_port_up',
+      help: '1 if the port is up, else 0',
+      registers: [],
+      labelNames: ['network', 'port', 'kind'] as const,
+      collect() {
+        this.reset()
+        eachPort((labels, { kind, state }) => this.set({ ...labels, kind }, state === 'up' ? 1 : 0))
+      },
+    }),
+  )
+  registry.registerMetric(
+    new Counter({
+      name: 'weft_port_drops_total',
+      help: 'Frames dropped, by reason',
+      registers: [],
+      labelNames: ['network', 'port', 'reason'] as const,
+      collect() {
+        this.reset()
+        eachPort((labels, { drops }) => {
+          for (const [reason, count] of Object.entries(drops)) this.inc({ ...labels, reason }, count)
+        })
+      },
+    }),
+  )
   portCounter('weft_port_receive_packets_total', 'Frames received', (port) => port.receive.packets)
   portCounter('weft_port_receive_bytes_total', 'Bytes received', (port) => port.receive.bytes)
   portCounter('weft_port_receive_dropped_total', 'Frames dropped on receipt', (port) => port.receive.dropped)

@@ -4,11 +4,12 @@
  * Pure functions: the status of a network and of ports that do not run, a port's settings laid over each other, and the
  * events that a change means.
  */
-import { UPLINK_PORT } from './definition.js'
+import { UPLINK_PORT, sharedDevice } from './definition.js'
 import { Failure } from './failure.js'
-import type { FabricEvent, NetworkDefinition, NetworkStatus, PortDefinition, PortStatus } from './model.js'
+import type { Fabric, FabricEvent, NetworkDefinition, NetworkStatus, PortDefinition, PortStatus } from './model.js'
 import type { Action } from './plan.js'
-import { invalid } from './schema.js'
+import type { PortInput } from './port-definition.js'
+import { invalid, quote } from './schema.js'
 
 export interface Network {
   definition: NetworkDefinition
@@ -53,13 +54,13 @@ export function isUplink(network: NetworkDefinition, port: string): boolean {
 }
 
 /** A written port with settings laid over it: null takes one out, an access VLAN replaces a trunk and the reverse. */
-export function merged(written: Record<string, unknown>, settings: Record<string, unknown>): Record<string, unknown> {
+export function merged(written: PortInput, settings: Record<string, unknown>): Record<string, unknown> {
   const { name, kind, ...changes } = settings
   if (name !== undefined && name !== written.name) throw invalid('name', `port ${written.name} keeps its name`)
   if (kind !== undefined && kind !== written.kind) {
-    throw invalid('kind', `port ${written.name} stays ${written.kind}; remove it and add it as ${kind}`)
+    throw invalid('kind', `port ${written.name} stays ${written.kind}; remove it and add it as ${quote(kind)}`)
   }
-  const result = { ...written }
+  const result: Record<string, unknown> = { ...written }
   if (changes.access != null) for (const key of ['trunk', 'native']) delete result[key]
   if (changes.trunk != null) delete result.access
   for (const [key, value] of Object.entries(changes)) {
@@ -112,4 +113,38 @@ export function announced(network: string, actions: readonly Action[]): Event[] 
         return []
     }
   })
+}
+
+/**
+ * Throws ERR_PORT_BUSY if ports to be opened in a network share a device with its others or with an active network's.
+ */
+export function refuseBusy(
+  networks: Iterable<Network>,
+  network: NetworkDefinition,
+  added: readonly PortDefinition[],
+): void {
+  const refuse = (port: PortDefinition, other: PortDefinition, owner: string) => {
+    const shared = sharedDevice(other, port)
+    if (shared === null) return
+    const sentence = `${shared} is in use by port ${other.name} of network ${owner}`
+    throw new Failure('ERR_PORT_BUSY', `port ${port.name}: ${sentence}`)
+  }
+  for (const port of added) {
+    for (const other of network.ports) if (other.name !== port.name) refuse(port, other, network.name)
+  }
+  for (const { definition, active } of networks) {
+    if (!active || definition.name === network.name) continue
+    for (const port of added) for (const other of definition.ports) refuse(port, other, definition.name)
+  }
+}
+
+/**
+ * Throws ERR_DEVICE_NOT_FOUND if the uplink of a started bridge network is in error: for a network that is made now a
+ * missing interface is a mistake, later it is a fault that may pass.
+ */
+export function refuseDeadUplink(fabric: Fabric, { name, mode, uplink }: NetworkDefinition): void {
+  if (mode !== 'bridge') return
+  const { state, reason } = fabric.port(name, UPLINK_PORT)
+  if (state !== 'error') return
+  throw new Failure('ERR_DEVICE_NOT_FOUND', `network ${name}: uplink ${uplink}: ${reason}`, 'uplink')
 }

@@ -11,30 +11,27 @@
  * state there is one network, `default`. A port whose device is missing does not keep its network down: the fabric
  * shows the port in state `error` and tries again.
  */
-import { UPLINK_PORT, parseNetwork, parseStatic, sharedDevice, writtenNetwork } from './definition.js'
+import { parseNetwork, parseStatic, sharedDevice, writtenNetwork } from './definition.js'
 import { unsupportedXml, writeDocument } from './document.js'
 import { Failure } from './failure.js'
 import type { Log } from './log.js'
-import type {
-  Fabric,
-  FdbEntry,
-  NetworkDefinition,
-  NetworkStatus,
-  PortDefinition,
-  PortStatus,
-  StaticEntry,
-} from './model.js'
-import { type Event, type Network, announced, idle, isUplink, merged, portOf, status } from './network.js'
+import type { Fabric, FdbEntry, NetworkDefinition, NetworkStatus, PortStatus, StaticEntry } from './model.js'
+import {
+  type Event,
+  type Network,
+  announced,
+  idle,
+  isUplink,
+  merged,
+  portOf,
+  refuseBusy,
+  refuseDeadUplink,
+  status,
+} from './network.js'
 import { type Action, execute, plan } from './plan.js'
 import { parseMac, parsePort, writtenPort } from './port-definition.js'
 import { invalid, join } from './schema.js'
 import type { Store } from './store.js'
-
-export interface NetworkSettingsChange {
-  mtu?: number
-  fdbAgeSeconds?: number
-  autostart?: boolean
-}
 
 export class Networks {
   private readonly fabric: Fabric
@@ -43,6 +40,7 @@ export class Networks {
   private readonly networks = new Map<string, Network>()
   private readonly listeners = new Set<(event: Event) => void>()
   private tail: Promise<unknown> = Promise.resolve()
+  private closing = false
 
   constructor(fabric: Fabric, store: Store, log: Log) {
     this.fabric = fabric
@@ -72,8 +70,9 @@ export class Networks {
     return () => this.listeners.delete(listener)
   }
 
-  /** Waits until the changes that were asked for are done. */
-  async settle(): Promise<void> {
+  /** Takes no more changes, and waits until those that were asked for are done. */
+  async close(): Promise<void> {
+    this.closing = true
     await this.tail
   }
 
@@ -89,10 +88,6 @@ export class Networks {
     return this.find(name).definition
   }
 
-  isActive(name: string): boolean {
-    return this.find(name).active
-  }
-
   /** Throws ERR_NETWORK_INACTIVE if the network does not run. */
   requireActive(name: string): void {
     const { definition, active } = this.find(name)
@@ -105,10 +100,10 @@ export class Networks {
       const parsed = parseNetwork(value)
       const definition = { ...parsed, autostart: parsed.autostart && !transient }
       this.refuseTaken(definition)
-      this.refuseBusy(definition, definition.ports)
+      refuseBusy(this.networks.values(), definition, definition.ports)
       const network: Network = { definition, persistent: !transient, active: true }
       await this.run(definition, plan(null, definition), () => {
-        this.refuseDeadUplink(definition)
+        refuseDeadUplink(this.fabric, definition)
         this.save(network)
       })
       this.networks.set(definition.name, network)
@@ -192,7 +187,7 @@ export class Networks {
     })
   }
 
-  set(name: string, settings: NetworkSettingsChange): Promise<NetworkStatus> {
+  set(name: string, settings: { mtu?: number; fdbAgeSeconds?: number; autostart?: boolean }): Promise<NetworkStatus> {
     return this.change(name, (before) => {
       const after = parseNetwork({ ...writtenNetwork(before), ...settings })
       return { ...before, mtu: after.mtu, fdbAgeSeconds: after.fdbAgeSeconds, autostart: after.autostart }
@@ -336,7 +331,7 @@ export class Networks {
         const added = actions.flatMap((action) =>
           action.do === 'port.add' ? [action.port] : action.do === 'port.set' ? [action.to] : [],
         )
-        this.refuseBusy(changed.definition, added)
+        refuseBusy(this.networks.values(), changed.definition, added)
       }
       await this.run(before, network.active ? actions : [], () => this.save(changed))
       Object.assign(network, changed)
@@ -390,28 +385,6 @@ export class Networks {
     }
   }
 
-  private refuseBusy(network: NetworkDefinition, added: readonly PortDefinition[]): void {
-    for (const { definition, active } of this.networks.values()) {
-      const others = definition.name === network.name ? network.ports : active ? definition.ports : []
-      for (const port of added) {
-        for (const other of others) {
-          const shared = other.name === port.name && others === network.ports ? null : sharedDevice(other, port)
-          if (shared === null) continue
-          const owner = `port ${other.name} of network ${definition.name}`
-          throw new Failure('ERR_PORT_BUSY', `port ${port.name}: ${shared} is in use by ${owner}`)
-        }
-      }
-    }
-  }
-
-  /** A network that is made now, on an interface that is not there, is a mistake; later it is a fault that may pass. */
-  private refuseDeadUplink({ name, mode, uplink }: NetworkDefinition): void {
-    if (mode !== 'bridge') return
-    const { state, reason } = this.fabric.port(name, UPLINK_PORT)
-    if (state !== 'error') return
-    throw new Failure('ERR_DEVICE_NOT_FOUND', `network ${name}: uplink ${uplink}: ${reason}`, 'uplink')
-  }
-
   private save({ definition, active, persistent }: Network): void {
     if (persistent) this.store.save(definition, active)
   }
@@ -421,7 +394,8 @@ export class Networks {
     this.emit({ type: 'network.removed', network: name })
   }
 
-  private serial<T>(work: () => Promise<T>): Promise<T> {
+  private async serial<T>(work: () => Promise<T>): Promise<T> {
+    if (this.closing) throw new Failure('ERR_IO', 'the daemon is closing')
     const result = this.tail.then(work)
     this.tail = result.catch(() => {})
     return result

@@ -3,22 +3,22 @@
  * Specification).
  */
 import { readFileSync } from 'node:fs'
-import { homedir, tmpdir } from 'node:os'
+import { homedir } from 'node:os'
 import { join } from 'node:path'
 
 const isRoot = (): boolean => process.getuid?.() === 0
 
-/** WEFT_SOCKET, or `/run/weft/weft.sock` for root, else in XDG_RUNTIME_DIR. */
+/** WEFT_SOCKET, or `/run/weft/weft.sock` for root, else in XDG_RUNTIME_DIR, else in the state folder. */
 export function defaultSocket(): string {
   if (process.env.WEFT_SOCKET) return process.env.WEFT_SOCKET
   if (isRoot()) return '/run/weft/weft.sock'
-  const folder = process.env.XDG_RUNTIME_DIR ?? join(tmpdir(), `weft-${process.getuid?.() ?? 0}`)
-  return join(folder, 'weft', 'weft.sock')
+  const folder = process.env.XDG_RUNTIME_DIR
+  return folder ? join(folder, 'weft', 'weft.sock') : join(defaultState(), 'weft.sock')
 }
 
 export function defaultState(): string {
   if (isRoot()) return '/var/lib/weft'
-  return join(process.env.XDG_STATE_HOME ?? join(homedir(), '.local', 'state'), 'weft')
+  return join(process.env.XDG_STATE_HOME || join(homedir(), '.local', 'state'), 'weft')
 }
 
 /** The version in package.json, the nearest above this file. */

@@ -104,7 +104,7 @@ export async function execute(
     }
     commit()
   } catch (refusal) {
-    for (const action of done.reverse()) {
+    for (const action of done.toReversed()) {
       const back = inverse(action)
       try {
         await apply(fabric, name, back)

@@ -149,7 +149,7 @@ export function parseVids(value: string | readonly number[], path: string): numb
     for (let vid = first; vid <= last; vid++) vids.add(vid)
   }
   if (vids.size === 0) throw invalid(path, 'names no VLAN')
-  return [...vids].sort((a, b) => a - b)
+  return [...vids].toSorted((a, b) => a - b)
 }
 
 /** Ascending VIDs to `10,20-29`. */
@@ -157,7 +157,7 @@ export function writtenVids(vids: readonly number[]): string {
   const ranges: string[] = []
   for (let at = 0; at < vids.length; ) {
     let end = at
-    while (end + 1 < vids.length && (vids[end + 1] as number) === (vids[end] as number) + 1) end++
+    while (end + 1 < vids.length && vids[end + 1] === (vids[end] ?? 0) + 1) end++
     ranges.push(end === at ? `${vids[at]}` : `${vids[at]}-${vids[end]}`)
     at = end + 1
   }
@@ -190,7 +190,7 @@ function portKind(value: unknown, path: string): PortKind {
   const kind = (value as { kind?: unknown }).kind
   const at = join(path, 'kind')
   if (kind === undefined) throw invalid(at, `is missing (${PORT_KINDS.join(', ')})`)
-  if (LATER_KINDS.includes(kind as string)) {
+  if (typeof kind === 'string' && LATER_KINDS.includes(kind)) {
     throw new Failure('ERR_UNSUPPORTED', `${at}: ports of kind ${kind} come in a later version of Weft`, at)
   }
   if (!PORT_KINDS.includes(kind as PortKind)) {
@@ -211,7 +211,7 @@ function parseVlan(given: PortInput, path: string): VlanDefinition {
   }
   const vids = parseVids(trunk, join(path, 'trunk'))
   if (native !== undefined && !vids.includes(native)) vids.push(native)
-  return { mode: 'trunk', access: null, native: native ?? null, trunk: vids.sort((a, b) => a - b) }
+  return { mode: 'trunk', access: null, native: native ?? null, trunk: vids.toSorted((a, b) => a - b) }
 }
 
 function portOptions(given: PortInput, path: string): PortOptions {

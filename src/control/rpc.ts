@@ -95,14 +95,14 @@ export class Dispatcher<Session> {
     const name = method as MethodName
     try {
       const given = check(api[name].params as TSchema, byName(api[name].params, params)) as never
-      const result = await this.handlers[name](given, session)
+      const result: unknown = await Promise.resolve(this.handlers[name](given, session))
       return { jsonrpc: '2.0', id, result }
     } catch (error) {
       if (error instanceof Failure) {
         const code = error.code === 'ERR_INVALID' ? INVALID_PARAMS : REFUSED
         return failed(id, code, error.message, error)
       }
-      this.log.error(`${method}: ${(error as Error).stack ?? error}`)
+      this.log.error(`${method}: ${(error as Error).stack ?? String(error)}`)
       return failed(id, INTERNAL_ERROR, `internal error in ${method}; the log of the daemon has it in full`)
     }
   }

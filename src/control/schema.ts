@@ -58,7 +58,7 @@ export function invalid(path: string, sentence: string): Failure {
 export function quote(value: unknown): string {
   if (value === undefined) return 'nothing'
   const text = typeof value === 'string' ? value : (JSON.stringify(value) ?? typeof value)
-  const plain = text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?')
+  const plain = text.replace(/\p{Cc}/gu, '?')
   const short = plain.length > 80 ? `${plain.slice(0, 77)}...` : plain
   return typeof value === 'string' && (short === '' || /\s/.test(short)) ? `"${short}"` : short
 }

@@ -157,7 +157,7 @@ export class Server {
       const { contentType, text } = await this.parts.metrics()
       response.writeHead(200, { 'content-type': contentType }).end(text)
     } catch (error) {
-      this.parts.log.error(`metrics: ${(error as Error).stack ?? error}`)
+      this.parts.log.error(`metrics: ${(error as Error).stack ?? String(error)}`)
       plain(response, 500, 'internal error')
     }
   }

@@ -41,13 +41,13 @@ export class Session {
       backlog: () => ({ messages: this.unsentMessages, bytes: socket.bufferedAmount }),
     })
     this.capture = new CaptureStream(networks, fabric, {
-      send: (bytes) => this.send(bytes),
+      send: (bytes) => void this.send(bytes),
       backlogBytes: () => socket.bufferedAmount,
       ended: (end) => this.notify('capture.ended', end),
     })
     socket.on('message', (data, binary) => {
       if (binary) socket.close(1003, 'text messages only')
-      else this.receive(data.toString())
+      else this.receive((data as Buffer).toString())
     })
     socket.on('pong', () => {
       this.unanswered = 0

@@ -63,7 +63,7 @@ export class Store {
   load(): StoredNetwork[] {
     this.broken.clear()
     const loaded: StoredNetwork[] = []
-    for (const file of readdirSync(this.networks).sort()) {
+    for (const file of readdirSync(this.networks).toSorted()) {
       if (!file.endsWith('.json') || file.startsWith('.')) continue
       const name = file.slice(0, -'.json'.length)
       const path = join(this.networks, file)
@@ -169,7 +169,8 @@ export class Store {
 function readNetwork(text: string, name: string): StoredNetwork {
   const content = JSON.parse(text) as { version?: unknown; active?: unknown; network?: unknown } | null
   if (typeof content !== 'object' || content === null) throw new Error('it holds no object')
-  if (content.version !== STORE_VERSION) throw new Error(`its version is ${content.version}, not ${STORE_VERSION}`)
+  if (content.version !== STORE_VERSION)
+    throw new Error(`its version is ${String(content.version)}, not ${STORE_VERSION}`)
   const network = parseNetwork(content.network, 'network')
   if (network.name !== name) throw new Error(`it holds the network ${network.name}`)
   return { network, active: content.active === true }

@@ -4,8 +4,11 @@
  * The packets themselves are slots of the arena's pool; a packet is its slot's number. Who takes a packet out of a burst
  * owns it: transmits it, or drops it by `Pool.drop`, which counts the reason and frees the slot.
  */
-import {
-  type Arena,
+import * as layout from './layout.js'
+import type { Arena } from './layout.js'
+
+// a module's own constants are folded into the machine code, imported ones are not: see layout.ts
+const {
   COUNTER_SHIFT,
   DROP_SHIFT,
   HEADER_FREE_LARGE_COUNT,
@@ -22,7 +25,7 @@ import {
   REFERENCES,
   SLOT_HEADROOM,
   SMALL_SLOT_BYTES,
-} from './layout.js'
+} = layout
 
 export interface Burst {
   readonly packets: Int32Array
@@ -32,6 +35,7 @@ export interface Burst {
 /** The packet pool as TypeScript sees it: native code takes slots when it receives, both sides give them back. */
 export class Pool {
   readonly bytes: Uint8Array
+  readonly view: DataView // of the same bytes, for words at any place
   readonly records: Int32Array
   readonly counters: Float64Array
   private readonly header: Int32Array
@@ -42,6 +46,7 @@ export class Pool {
 
   constructor(arena: Arena) {
     this.bytes = arena.bytes
+    this.view = new DataView(arena.bytes.buffer, arena.bytes.byteOffset, arena.bytes.byteLength)
     this.records = arena.records
     this.counters = arena.counters
     this.header = arena.header

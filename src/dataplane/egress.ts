@@ -8,9 +8,16 @@
  * Every pair holds one reference, which `transmit` of the driver gives up.
  */
 import type { Pool } from './burst.js'
-import { DROP_EGRESS_MTU, DROP_QUEUE_FULL } from './drops.js'
-import {
-  type Arena,
+import * as drops from './drops.js'
+import * as layout from './layout.js'
+import type { Arena } from './layout.js'
+import type { Mirror } from './mirror.js'
+import * as portTable from './port-table.js'
+import type { PortTable } from './port-table.js'
+
+// a module's own constants are folded into the machine code, imported ones are not: see layout.ts
+const { DROP_EGRESS_MTU, DROP_QUEUE_FULL } = drops
+const {
   EGRESS_CAPACITY,
   EGRESS_CHECKSUM,
   EGRESS_PACKET,
@@ -32,17 +39,8 @@ import {
   TAG,
   TRANSMITTED_PACKETS,
   VID,
-} from './layout.js'
-import type { Mirror } from './mirror.js'
-import {
-  PORT_RING,
-  PORT_VLAN_AWARE,
-  type PortTable,
-  TAKES_CHECKSUM,
-  TAKES_TSO4,
-  TAKES_TSO6,
-  TAKES_USO,
-} from './port-table.js'
+} = layout
+const { PORT_RING, PORT_VLAN_AWARE, TAKES_CHECKSUM, TAKES_TSO4, TAKES_TSO6, TAKES_USO } = portTable
 
 /** What sends the listed pairs: native code, or a test's own ports. */
 export interface Transmitter {

@@ -7,17 +7,25 @@
  * The list has EGRESS_CAPACITY pairs. When a flood might not fit, what is listed is sent first, so the order is kept.
  */
 import type { Burst, Pool } from './burst.js'
-import { DROP_EGRESS_DOWN, DROP_NO_RECIPIENT, DROP_SAME_PORT } from './drops.js'
+import * as drops from './drops.js'
 import type { Egress } from './egress.js'
 import type { Fdb } from './fdb.js'
-import { DESTINATION_LOW, INGRESS, MAC_HIGH, RECORD_SHIFT, REFERENCES, VID } from './layout.js'
-import { PORT_ISOLATED, PORT_LINK, type PortTable } from './port-table.js'
+import * as layout from './layout.js'
+import * as portTable from './port-table.js'
+import type { PortTable } from './port-table.js'
+
+// a module's own constants are folded into the machine code, imported ones are not: see layout.ts
+const { DROP_EGRESS_DOWN, DROP_NO_RECIPIENT, DROP_SAME_PORT } = drops
+const { BURST_CAPACITY, DESTINATION_LOW, INGRESS, MAC_HIGH, RECORD_SHIFT, REFERENCES, VID } = layout
+const { PORT_ISOLATED, PORT_LINK } = portTable
 
 export class Forward {
   private readonly pool: Pool
   private readonly ports: PortTable
   private readonly fdb: Fdb
   private readonly egress: Egress
+  private readonly places = new Int32Array(BURST_CAPACITY) // of the burst's destinations in the FDB
+  private touched = 0
 
   constructor(pool: Pool, ports: PortTable, fdb: Fdb, egress: Egress) {
     this.pool = pool
@@ -28,7 +36,9 @@ export class Forward {
 
   /** Takes every packet of the burst: each is listed for egress or dropped. */
   process(burst: Burst): void {
+    this.findPlaces(burst)
     const { packets, count } = burst
+    const { places, fdb } = this
     const { records } = this.pool
     for (let i = 0; i < count; i++) {
       const packet = packets[i]
@@ -38,11 +48,27 @@ export class Forward {
       const vid = records[record + VID]
       const network = this.ports.network[ingress]
       const port =
-        (high & 1) !== 0 ? -1 : this.fdb.lookup(records[record + DESTINATION_LOW], high | (vid << 16), network)
+        (high & 1) !== 0 ? -1 : fdb.lookup(places[i], records[record + DESTINATION_LOW], high | (vid << 16), network)
       if (port < 0) this.flood(packet, ingress, vid, network)
       else this.unicast(packet, ingress, vid, port)
     }
     burst.count = 0
+  }
+
+  private findPlaces(burst: Burst): void {
+    const { packets, count } = burst
+    const { places, fdb } = this
+    const { records } = this.pool
+    const { network } = this.ports
+    let touched = 0
+    for (let i = 0; i < count; i++) {
+      const record = packets[i] << RECORD_SHIFT
+      const key = (records[record + MAC_HIGH] & 0xffff) | (records[record + VID] << 16)
+      const place = fdb.place(records[record + DESTINATION_LOW], key, network[records[record + INGRESS]])
+      places[i] = place
+      touched |= fdb.touch(place)
+    }
+    this.touched = touched // kept, or V8 would leave the reads out
   }
 
   private unicast(packet: number, ingress: number, vid: number, port: number): void {

@@ -12,7 +12,13 @@
  * Leaves in the record: VID, TCI, ETHERTYPE and the addresses as words for the stages behind.
  */
 import type { Burst, Pool } from './burst.js'
-import {
+import * as drops from './drops.js'
+import * as layout from './layout.js'
+import * as portTable from './port-table.js'
+import type { PortTable } from './port-table.js'
+
+// a module's own constants are folded into the machine code, imported ones are not: see layout.ts
+const {
   DROP_BAD_LENGTH,
   DROP_BAD_OFFLOAD,
   DROP_BAD_SOURCE,
@@ -23,8 +29,8 @@ import {
   DROP_RUNT,
   DROP_VLAN_NOT_ALLOWED,
   DROP_VLAN_RESERVED,
-} from './drops.js'
-import {
+} = drops
+const {
   CHECKSUM_START,
   DESTINATION_LOW,
   ETHERTYPE,
@@ -45,8 +51,8 @@ import {
   TAG_PRESENT,
   TCI,
   VID,
-} from './layout.js'
-import { PORT_LINK, PORT_VLAN_AWARE, type PortTable, VID_NONE } from './port-table.js'
+} = layout
+const { PORT_LINK, PORT_VLAN_AWARE, VID_NONE } = portTable
 
 const ETHERNET_HEADER_BYTES = 14
 const TAG_BYTES = 4
@@ -100,7 +106,7 @@ export class Ingress {
   }
 
   private admit(record: number, port: number): number {
-    const { bytes, records } = this.pool
+    const { view, records } = this.pool
     if ((this.ports.flags[port] & PORT_LINK) === 0) return DROP_LINK_DOWN
     if (records[record + LENGTH] < ETHERNET_HEADER_BYTES) return DROP_RUNT
     const offload = records[record + OFFLOAD]
@@ -108,13 +114,13 @@ export class Ingress {
       return (offload & OFFLOAD_TRUNCATED) !== 0 ? DROP_OVERSIZE : DROP_BAD_OFFLOAD
 
     let frame = records[record + OFFSET]
-    let type = (bytes[frame + 12] << 8) | bytes[frame + 13]
+    let type = view.getUint16(frame + 12)
     if (type === TYPE_VLAN) {
       if (records[record + TAG] !== 0) return DROP_DOUBLE_TAG // the device has already taken one
       if (records[record + LENGTH] < ETHERNET_HEADER_BYTES + TAG_BYTES) return DROP_RUNT
       this.popTag(record, frame)
       frame += TAG_BYTES
-      type = (bytes[frame + 12] << 8) | bytes[frame + 13]
+      type = view.getUint16(frame + 12)
     }
     if (type === TYPE_VLAN || type === TYPE_SERVICE_VLAN || type === TYPE_OLD_SERVICE_VLAN) return DROP_DOUBLE_TAG
 
@@ -125,10 +131,10 @@ export class Ingress {
     if (type < TYPE_LEAST && type > length - ETHERNET_HEADER_BYTES) return DROP_BAD_LENGTH
     records[record + ETHERTYPE] = type
 
-    const low = bytes[frame + 2] | (bytes[frame + 3] << 8) | (bytes[frame + 4] << 16) | (bytes[frame + 5] << 24)
-    const high = bytes[frame] | (bytes[frame + 1] << 8)
-    const sourceLow = bytes[frame + 8] | (bytes[frame + 9] << 8) | (bytes[frame + 10] << 16) | (bytes[frame + 11] << 24)
-    const sourceHigh = bytes[frame + 6] | (bytes[frame + 7] << 8)
+    const low = view.getInt32(frame + 2, true)
+    const high = view.getUint16(frame, true)
+    const sourceLow = view.getInt32(frame + 8, true)
+    const sourceHigh = view.getUint16(frame + 6, true)
     if ((sourceHigh & 1) !== 0 || (sourceHigh | sourceLow) === 0) return DROP_BAD_SOURCE
     if (high === LINK_LOCAL_HIGH && (low & LINK_LOCAL_MASK) === LINK_LOCAL_LOW) return DROP_LINK_LOCAL
     records[record + DESTINATION_LOW] = low

@@ -6,13 +6,18 @@
  */
 import type { Burst, Pool } from './burst.js'
 import type { Fdb } from './fdb.js'
-import { INGRESS, MAC_HIGH, RECORD_SHIFT, SOURCE_LOW, VID } from './layout.js'
+import * as layout from './layout.js'
 import type { PortTable } from './port-table.js'
+
+// a module's own constants are folded into the machine code, imported ones are not: see layout.ts
+const { BURST_CAPACITY, INGRESS, MAC_HIGH, RECORD_SHIFT, SOURCE_LOW, VID } = layout
 
 export class Learn {
   private readonly pool: Pool
   private readonly ports: PortTable
   private readonly fdb: Fdb
+  private readonly places = new Int32Array(BURST_CAPACITY) // of the burst's sources in the FDB
+  private touched = 0
 
   constructor(pool: Pool, ports: PortTable, fdb: Fdb) {
     this.pool = pool
@@ -22,7 +27,9 @@ export class Learn {
 
   /** @param seconds now, in the FDB's seconds */
   process(burst: Burst, seconds: number): void {
+    this.findPlaces(burst)
     const { packets, count } = burst
+    const { places, fdb } = this
     const { records } = this.pool
     const { network } = this.ports
     let lastLow = 0
@@ -34,10 +41,26 @@ export class Learn {
       const low = records[record + SOURCE_LOW]
       const key = (records[record + MAC_HIGH] >>> 16) | (records[record + VID] << 16)
       if (low === lastLow && key === lastKey && port === lastPort) continue // the frame before was from there too
-      this.fdb.learn(low, key, network[port], port, seconds)
+      fdb.learn(places[i], low, key, network[port], port, seconds)
       lastLow = low
       lastKey = key
       lastPort = port
     }
+  }
+
+  private findPlaces(burst: Burst): void {
+    const { packets, count } = burst
+    const { places, fdb } = this
+    const { records } = this.pool
+    const { network } = this.ports
+    let touched = 0
+    for (let i = 0; i < count; i++) {
+      const record = packets[i] << RECORD_SHIFT
+      const key = (records[record + MAC_HIGH] >>> 16) | (records[record + VID] << 16)
+      const place = fdb.place(records[record + SOURCE_LOW], key, network[records[record + INGRESS]])
+      places[i] = place
+      touched |= fdb.touch(place)
+    }
+    this.touched = touched // kept, or V8 would leave the reads out
   }
 }

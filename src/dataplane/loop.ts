@@ -6,8 +6,14 @@
  */
 import type { Burst } from './burst.js'
 import type { Transmitter } from './egress.js'
-import {
-  type Arena,
+import * as layout from './layout.js'
+import type { Arena } from './layout.js'
+import * as drops from './drops.js'
+import { Pipeline } from './pipeline.js'
+import { Ring, RING_LENGTH, RING_PORT } from './ring.js'
+
+// a module's own constants are folded into the machine code, imported ones are not: see layout.ts
+const {
   BURST_CAPACITY,
   HEADER_INJECT,
   HEADER_INJECT_BYTES,
@@ -16,10 +22,8 @@ import {
   INGRESS,
   OFFSET,
   RECORD_SHIFT,
-} from './layout.js'
-import { DROP_NO_SLOT } from './drops.js'
-import { Pipeline } from './pipeline.js'
-import { Ring, RING_LENGTH, RING_PORT } from './ring.js'
+} = layout
+const { DROP_NO_SLOT } = drops
 
 /** What moves the bytes: native code, or memory ports. */
 export interface Driver extends Transmitter {

@@ -9,8 +9,24 @@
  */
 import type { Burst, Pool } from './burst.js'
 import { Filter } from './filter.js'
+import * as layout from './layout.js'
+import type { Arena } from './layout.js'
+import type { PortTable } from './port-table.js'
 import {
-  type Arena,
+  MESSAGE_CAPTURE,
+  MESSAGE_FRAME,
+  RING_DIRECTION,
+  RING_ID,
+  RING_KIND,
+  RING_NANOS,
+  RING_PORT,
+  RING_SECONDS,
+  RING_TAG,
+  type Ring,
+} from './ring.js'
+
+// a module's own constants are folded into the machine code, imported ones are not: see layout.ts
+const {
   EGRESS_PACKET,
   EGRESS_PORT,
   EGRESS_PORT_MASK,
@@ -25,20 +41,7 @@ import {
   TAG,
   TAG_PRESENT,
   TCI,
-} from './layout.js'
-import type { PortTable } from './port-table.js'
-import {
-  MESSAGE_CAPTURE,
-  MESSAGE_FRAME,
-  RING_DIRECTION,
-  RING_ID,
-  RING_KIND,
-  RING_NANOS,
-  RING_PORT,
-  RING_SECONDS,
-  RING_TAG,
-  type Ring,
-} from './ring.js'
+} = layout
 
 export const CAPTURES_MAX = 16
 const RECEIVED = 0

@@ -14,11 +14,15 @@ import { Egress, type Transmitter } from './egress.js'
 import { Fdb } from './fdb.js'
 import { Forward } from './forward.js'
 import { Ingress } from './ingress.js'
-import { type Arena, HEADER_NOW, HEADER_PUNT, HEADER_PUNT_BYTES } from './layout.js'
+import * as layout from './layout.js'
+import type { Arena } from './layout.js'
 import { Learn } from './learn.js'
 import { Mirror } from './mirror.js'
 import { PortTable } from './port-table.js'
 import { Ring } from './ring.js'
+
+// a module's own constants are folded into the machine code, imported ones are not: see layout.ts
+const { HEADER_NOW, HEADER_PUNT, HEADER_PUNT_BYTES } = layout
 
 export class Pipeline {
   readonly pool: Pool

@@ -5,6 +5,7 @@
  * tells its `Socket` (the place in the switch it is plugged into) what to attach and what state it is in; it never
  * sees a frame.
  */
+import { existsSync } from 'node:fs'
 import { SystemFailure } from './native.js'
 
 /** The place in the switch that a device is plugged into. */
@@ -48,9 +49,15 @@ export function namespacePath(netns: string | null): string {
   return /^\d+$/.test(netns) ? `/proc/${netns}/ns/net` : `/run/netns/${netns}`
 }
 
-/** A sentence for what went wrong with the device `name`. */
-export function explain(error: unknown, name: string): string {
+/** Refuses a namespace that does not exist, so that the error is about it and not about the device. */
+export function requireNamespace(netns: string | null): void {
+  if (netns !== null && !existsSync(namespacePath(netns))) throw new SystemFailure(ENOENT, `network namespace ${netns}`)
+}
+
+/** A sentence for what went wrong: the object and the reason. */
+export function explain(error: unknown): string {
   if (!(error instanceof SystemFailure)) return error instanceof Error ? error.message : String(error)
+  const name = error.what
   const known: Record<string, string> = {
     ENODEV: `${name}: no such device`,
     ENXIO: `${name}: no such device`,
@@ -59,10 +66,13 @@ export function explain(error: unknown, name: string): string {
     EACCES: `${name}: permission denied`,
     EBUSY: `${name}: the device is in use`,
     EADDRINUSE: `${name}: the path is in use`,
-    ENOENT: `${name}: no such file`,
+    ENOENT: `${name}: does not exist`,
     ECONNREFUSED: `${name}: nobody listens there`,
     ENAMETOOLONG: `${name}: longer than the 107 bytes of a socket path`,
+    EINVAL: `${name}: not a device of this kind`,
     EBADFD: `${name}: the device was deleted`,
   }
   return known[error.code] ?? `${name}: ${error.code}`
 }
+
+const ENOENT = 2

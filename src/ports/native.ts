@@ -102,16 +102,18 @@ export interface Native {
 
 export const native: Native = createRequire(import.meta.url)('../../native/weft.node') as Native
 
-/** A system call's failure: `errno` is positive, `code` its name. */
+/** A system call's failure: `errno` is positive, `code` its name, `what` the object it was about. */
 export class SystemFailure extends Error {
   readonly errno: number
   readonly code: string
+  readonly what: string
 
   constructor(errno: number, what: string) {
     const code = getSystemErrorName(-errno)
     super(`${what}: ${code}`)
     this.name = 'SystemFailure'
     this.errno = errno
+    this.what = what
     this.code = code
   }
 }

@@ -7,7 +7,7 @@
  */
 import { KIND_PACKET } from '../dataplane/layout.js'
 import { TAKES_CHECKSUM, TAKES_TSO4, TAKES_TSO6, TAKES_USO } from '../dataplane/port-table.js'
-import { type Device, type Socket, namespacePath } from './device.js'
+import { type Device, type Socket, namespacePath, requireNamespace } from './device.js'
 import { IFF_RUNNING, IFF_UP, type OpenedPacket, SystemFailure, check, native } from './native.js'
 
 export interface NetdevOptions {
@@ -34,7 +34,8 @@ export class NetdevDevice implements Device {
   }
 
   open(): void {
-    const { dev } = this.options
+    const { dev, netns } = this.options
+    requireNamespace(netns)
     this.opened = check(native.openPacket(dev, this.netns), `netdev ${dev}`)
     this.mac = this.opened.mac
     this.mtuLimit = this.opened.mtu

@@ -7,7 +7,7 @@
  */
 import { KIND_TAP } from '../dataplane/layout.js'
 import { TAKES_CHECKSUM, TAKES_TSO4, TAKES_TSO6, TAKES_USO } from '../dataplane/port-table.js'
-import { type Device, type Socket, namespacePath } from './device.js'
+import { type Device, type Socket, namespacePath, requireNamespace } from './device.js'
 import { IFF_UP, type OpenedTap, SystemFailure, check, native } from './native.js'
 
 export interface TapOptions {
@@ -40,7 +40,8 @@ export class TapDevice implements Device {
   }
 
   open(): void {
-    const { dev, owner, offloads, queues } = this.options
+    const { dev, netns, owner, offloads, queues } = this.options
+    requireNamespace(netns)
     this.opened = check(
       native.openTap(dev, this.netns, this.mtu, owner ?? -1, offloads, queues > 1),
       `tap ${dev}`,

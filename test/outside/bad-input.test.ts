@@ -128,7 +128,7 @@ describe('bad input', needs('root', 'tun', 'weft', 'ip'), () => {
   it('does not take a socket on which another program listens', async () => {
     const path = join(folder, 'taken.sock')
     const server = createServer()
-    await new Promise<void>(resolve => server.listen(path, resolve))
+    await new Promise<void>((resolve) => server.listen(path, resolve))
     await refused(`port add lan n4 --kind qemu --path ${path}`, /taken\.sock/)
     server.close()
   })
@@ -172,7 +172,7 @@ describe('bad input', needs('root', 'tun', 'weft', 'ip'), () => {
   it('is as alive as at the beginning', async () => {
     assert.ok(wiring.weft.running)
     assert.deepEqual(
-      (await wiring.weft.json<{ name: string }[]>('port list lan')).map(port => port.name),
+      (await wiring.weft.json<{ name: string }[]>('port list lan')).map((port) => port.name),
       ['p1'],
     )
   })

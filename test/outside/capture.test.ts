@@ -66,7 +66,7 @@ describe('weft capture', needs('root', 'tun', 'weft', 'ip', 'iperf3', 'tshark', 
   it('captures one port alone', async () => {
     const path = await captured('a', 4, async () => {
       await ping()
-      const host = wiring.hosts[3] as Host
+      const host = wiring.hosts[3]
       await probe.send(host.space, host.device, [tagged(marked(broadcast, mac(0xe003), 'elsewhere'), 20)])
     })
     const rows = await tshark(path, ['eth.src', 'eth.dst'])
@@ -80,7 +80,7 @@ describe('weft capture', needs('root', 'tun', 'weft', 'ip', 'iperf3', 'tshark', 
       await probe.send(
         a.space,
         a.device,
-        [7001, 7002].map(port => ethernet(b.mac, a.mac, 0x0800, packet(port))),
+        [7001, 7002].map((port) => ethernet(b.mac, a.mac, 0x0800, packet(port))),
       )
       await probe.send(b.space, b.device, [marked(broadcast, b.mac, 'neither')])
     }
@@ -99,8 +99,8 @@ describe('weft capture', needs('root', 'tun', 'weft', 'ip', 'iperf3', 'tshark', 
   })
 
   it('shows VLAN tags, and filters by them', async () => {
-    const host = wiring.hosts[2] as Host
-    const frames = [10, 20].map(vid => tagged(marked(broadcast, mac(0xe001), `vid ${vid}`), vid))
+    const host = wiring.hosts[2]
+    const frames = [10, 20].map((vid) => tagged(marked(broadcast, mac(0xe001), `vid ${vid}`), vid))
     const path = await captured('', 2, () => probe.send(host.space, host.device, frames), 'vlan 20')
     assert.deepEqual(await tshark(path, ['vlan.id']), [['20'], ['20']])
   })

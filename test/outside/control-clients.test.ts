@@ -7,7 +7,7 @@ import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { type Socket, connect } from 'node:net'
 import { after, afterEach, before, describe, it } from 'node:test'
-import WebSocket from 'ws'
+import { WebSocket } from 'ws'
 import { needs, pause, until } from '../rig/commands.js'
 import { Wiring } from '../rig/hosts.js'
 
@@ -28,7 +28,7 @@ describe('control clients', needs('weft'), () => {
     for (const each of open.splice(0)) each.destroy()
     const networks = await wiring.weft.json<{ name: string }[]>('network list')
     assert.ok(
-      networks.some(network => network.name === 'lan'),
+      networks.some((network) => network.name === 'lan'),
       'the command line is served',
     )
   })
@@ -58,8 +58,8 @@ describe('control clients', needs('weft'), () => {
   }
 
   const answer = (socket: WebSocket, message: string | Uint8Array): Promise<Answer | 'closed'> =>
-    new Promise(resolve => {
-      socket.once('message', data => resolve(JSON.parse(String(data)) as Answer))
+    new Promise((resolve) => {
+      socket.once('message', (data) => resolve(JSON.parse((data as Buffer).toString()) as Answer))
       socket.once('close', () => resolve('closed'))
       socket.send(message)
     })
@@ -70,7 +70,7 @@ describe('control clients', needs('weft'), () => {
   it('bytes that are no HTTP end the connection', async () => {
     for (const junk of [randomBytes(4096), Buffer.from('GET\r\n\r\n'), Buffer.alloc(100_000, 0x41)]) {
       const socket = await raw()
-      const closed = new Promise(resolve => socket.once('close', resolve))
+      const closed = new Promise((resolve) => socket.once('close', resolve))
       socket.resume()
       socket.write(junk)
       socket.end()
@@ -113,7 +113,7 @@ describe('control clients', needs('weft'), () => {
   it('a client that floods and never reads is bounded and delays nobody else for ever', async () => {
     const socket = await client()
     socket.pause()
-    const before = residentKilobytes()
+    const atFirst = residentKilobytes()
     const request = '{"jsonrpc":"2.0","id":1,"method":"rpc.discover"}'
     for (let n = 0; n < 20_000 && socket.readyState === WebSocket.OPEN; n++) {
       socket.send(request)
@@ -122,7 +122,7 @@ describe('control clients', needs('weft'), () => {
     await wiring.weft.do('status')
     await pause(1000)
     await wiring.weft.do('status')
-    const grown = residentKilobytes() - before
+    const grown = residentKilobytes() - atFirst
     assert.ok(grown < 500_000, `the daemon grew by ${grown} KiB`)
   })
 

@@ -51,10 +51,10 @@ describe('footprint', needs('root', 'tun', 'weft', 'ip', 'sysctl', 'nft'), () =>
   }
 
   /** Fails with the lines that are new or gone. */
-  async function unchanged(before: readonly string[]): Promise<void> {
+  async function unchanged(atFirst: readonly string[]): Promise<void> {
     const now = await inventory()
-    const added = now.filter(line => !before.includes(line))
-    const gone = before.filter(line => !now.includes(line))
+    const added = now.filter((line) => !atFirst.includes(line))
+    const gone = atFirst.filter((line) => !now.includes(line))
     assert.deepEqual({ added, gone }, { added: [], gone: [] })
   }
 
@@ -76,42 +76,42 @@ describe('footprint', needs('root', 'tun', 'weft', 'ip', 'sysctl', 'nft'), () =>
   }
 
   it('nothing is left after the daemon was stopped', async () => {
-    const before = await inventory()
+    const atFirst = await inventory()
     const weft = await Weft.start(lab, space, 'first')
     const path = await use(weft)
     await weft.stop()
     await until('no process of it is left', async () => (await processes()) === '')
-    await unchanged(before)
+    await unchanged(atFirst)
     assert.ok(!existsSync(path), "the port's socket is gone")
     assert.ok(!existsSync(weft.socket), 'the control socket is gone')
   })
 
   it('nothing but sockets is left after kill -9', async () => {
-    const before = await inventory()
+    const atFirst = await inventory()
     const weft = await Weft.start(lab, space, 'second')
     await use(weft, false) // nobody can put back what the adopted TAP was
     await weft.kill()
     await until('no process of it is left', async () => (await processes()) === '')
-    await unchanged(before)
+    await unchanged(atFirst)
     const again = await Weft.start(lab, space, 'second')
     await again.waitPort('lan', 'g', 'down') // it made its socket again over the old one
     await again.stop()
-    await unchanged(before)
+    await unchanged(atFirst)
   })
 
   it('removing a port gives back what it took', async () => {
-    const before = await inventory()
+    const atFirst = await inventory()
     const weft = await Weft.start(lab, space, 'third')
     await use(weft)
     for (const name of ['n', 'keep', 't', 'g']) await weft.do(`port remove lan ${name}`)
-    await unchanged(before)
+    await unchanged(atFirst)
     await weft.stop()
   })
 
   it('a daemon that only starts and stops changes nothing', async () => {
-    const before = await inventory()
+    const atFirst = await inventory()
     const weft = await Weft.start(lab, space, 'fourth')
     await weft.stop()
-    await unchanged(before)
+    await unchanged(atFirst)
   })
 })

@@ -19,7 +19,7 @@ async function printed(wiring: Wiring, port: string): Promise<string[]> {
     .replaceAll('\\\n', ' ')
     .split(/\s+/)
     .filter(Boolean)
-    .map(word => word.replace(/^'(.*)'$/, '$1'))
+    .map((word) => word.replace(/^'(.*)'$/, '$1'))
 }
 
 /** Passes TCP from a host to a guest and back. */

@@ -85,17 +85,17 @@ describe('hostile frames', needs('root', 'tun', 'weft', 'ip', 'tcpdump', 'iperf3
   it('double tags and service tags', async () => {
     const inner = tagged(marked(broadcast, mac(2), 'nested'), 20)
     const capture = await a.space.capture(a.device, { only: 'in' })
-    const stack = Array.from({ length: 6 }).reduce<Uint8Array>(frame => tagged(frame, 30), inner)
+    const stack = Array.from({ length: 6 }).reduce<Uint8Array>((frame) => tagged(frame, 30), inner)
     await fromHosts([tagged(inner, 10), tagged(inner, 0), tagged(inner, 10, 0, 0x88a8), stack])
     for (const name of names) await wiring.drops(name, 'double-tag', 4)
-    assert.equal((await capture.stop()).filter(frame => carries(frame, 'nested')).length, 0)
+    assert.equal((await capture.stop()).filter((frame) => carries(frame, 'nested')).length, 0)
   })
 
   it('group and zero source addresses', async () => {
     const sources = ['ff:ff:ff:ff:ff:ff', '01:00:5e:00:00:01', '00:00:00:00:00:00']
-    await fromHosts(sources.map(source => marked(broadcast, source, 'from nobody')))
+    await fromHosts(sources.map((source) => marked(broadcast, source, 'from nobody')))
     for (const name of names) await wiring.drops(name, 'bad-source', 3)
-    const learned = (await wiring.fdb()).map(entry => entry.mac)
+    const learned = (await wiring.fdb()).map((entry) => entry.mac)
     for (const source of sources) assert.ok(!learned.includes(source), source)
   })
 
@@ -150,16 +150,16 @@ describe('hostile frames', needs('root', 'tun', 'weft', 'ip', 'tcpdump', 'iperf3
     }
     await until(
       'the flood is through',
-      async () => (await wiring.fdb()).filter(entry => entry.port === 'bad').length >= 1000,
+      async () => (await wiring.fdb()).filter((entry) => entry.port === 'bad').length >= 1000,
     )
     const entries = await wiring.fdb()
-    const learned = entries.filter(entry => entry.port === 'bad').length
+    const learned = entries.filter((entry) => entry.port === 'bad').length
     assert.ok(learned <= 1024, `${learned} addresses learned at one port`)
-    assert.equal(entries.find(entry => entry.mac === a.mac)?.port, 'a')
-    assert.equal(entries.find(entry => entry.mac === b.mac)?.port, 'b')
+    assert.equal(entries.find((entry) => entry.mac === a.mac)?.port, 'a')
+    assert.equal(entries.find((entry) => entry.mac === b.mac)?.port, 'b')
     const capture = await worse.space.capture(worse.device, { only: 'in', filter: 'ip' })
     await tcp(a, b, { megabytes: 5 })
-    const strays = (await capture.stop()).filter(frame => [a.mac, b.mac].includes(destinationOf(frame)))
+    const strays = (await capture.stop()).filter((frame) => [a.mac, b.mac].includes(destinationOf(frame)))
     assert.equal(strays.length, 0, "the hosts' unicast is not flooded")
     await wiring.weft.do('fdb flush lan')
   })

@@ -19,7 +19,7 @@ async function each<T>(
 ): Promise<void> {
   let next = 0
   const lane = async (): Promise<void> => {
-    for (let index = next++; index < items.length; index = next++) await work(items[index] as T, index)
+    for (let index = next++; index < items.length; index = next++) await work(items[index], index)
   }
   await Promise.all(Array.from({ length: atOnce }, lane))
 }
@@ -31,7 +31,7 @@ describe('64 hosts', needs('root', 'tun', 'weft', 'ip', 'tcpdump', 'cc'), () => 
   before(async () => {
     wiring = await Wiring.open()
     const numbers = Array.from({ length: count }, (_, index) => index)
-    await each(numbers, async number => {
+    await each(numbers, async (number) => {
       const options = { address: `10.78.0.${number + 1}/24` }
       hosts[number] = await (number % 2 === 0 ? wiring.tap(`h${number}`, options) : wiring.veth(`h${number}`, options))
     })
@@ -40,13 +40,13 @@ describe('64 hosts', needs('root', 'tun', 'weft', 'ip', 'tcpdump', 'cc'), () => 
 
   it('lets each host reach the next two', async () => {
     await each(hosts, async (host, index) => {
-      await host.reaches(hosts[(index + 1) % count] as Host)
-      await host.reaches(hosts[(index + 2) % count] as Host)
+      await host.reaches(hosts[(index + 1) % count])
+      await host.reaches(hosts[(index + 2) % count])
     })
   })
 
   it('knows each address at its own port', async () => {
-    const entries = new Map((await wiring.fdb()).map(entry => [entry.mac, entry.port]))
+    const entries = new Map((await wiring.fdb()).map((entry) => [entry.mac, entry.port]))
     for (const host of hosts) assert.equal(entries.get(host.mac), host.name)
   })
 
@@ -54,7 +54,7 @@ describe('64 hosts', needs('root', 'tun', 'weft', 'ip', 'tcpdump', 'cc'), () => 
     const ports = await wiring.weft.json<{ name: string; state: string }[]>('port list lan')
     assert.equal(ports.length, count)
     assert.deepEqual(
-      ports.filter(port => port.state !== 'up'),
+      ports.filter((port) => port.state !== 'up'),
       [],
     )
   })
@@ -63,13 +63,13 @@ describe('64 hosts', needs('root', 'tun', 'weft', 'ip', 'tcpdump', 'cc'), () => 
     const probe = await Probe.build(wiring.lab)
     const received = async (host: Host): Promise<number> =>
       (await host.space.link(host.device))?.stats64.rx.packets ?? 0
-    const before = await Promise.all(hosts.map(received))
+    const atFirst = await Promise.all(hosts.map(received))
     const [first] = hosts as [Host]
     const shouts = Array.from({ length: 20 }, (_, n) => marked(broadcast, first.mac, `shout ${n}`))
     await probe.send(first.space, first.device, shouts)
     await each(hosts.slice(1), async (host, index) => {
       await until(`${host.name} has the broadcasts`, async () => {
-        return (await received(host)) - (before[index + 1] as number) >= shouts.length
+        return (await received(host)) - atFirst[index + 1] >= shouts.length
       })
     })
   })

@@ -69,14 +69,14 @@ describe('netdev: traffic', wants, () => {
   })
 
   it('a frame appears once at each other host and never comes back', async () => {
-    const captures = await Promise.all([t, v, u].map(host => host.space.capture(host.device, { only: 'in' })))
+    const captures = await Promise.all([t, v, u].map((host) => host.space.capture(host.device, { only: 'in' })))
     await probe.send(v.space, v.device, [marked(broadcast, v.mac, 'once'), marked(broadcast, v.mac, 'last')])
     for (const capture of [captures[0], captures[2]])
-      await capture?.see('the broadcast', frame => carries(frame, 'last'))
+      await capture?.see('the broadcast', (frame) => carries(frame, 'last'))
     await pause(200)
-    const frames = await Promise.all(captures.map(capture => capture.stop()))
+    const frames = await Promise.all(captures.map((capture) => capture.stop()))
     assert.deepEqual(
-      frames.map(list => list.filter(frame => carries(frame, 'once')).length),
+      frames.map((list) => list.filter((frame) => carries(frame, 'once')).length),
       [1, 0, 1],
     )
   })
@@ -104,22 +104,22 @@ describe('netdev: VLAN tags', wants, () => {
     const trunk = await wiring.veth('trunk', { port: '--trunk 10,20' })
     const other = await wiring.veth('other', { port: '--trunk 10' })
     const access = await wiring.tap('access', { port: '--access 10' })
-    const captures = await Promise.all([other, access].map(host => host.space.capture(host.device, { only: 'in' })))
+    const captures = await Promise.all([other, access].map((host) => host.space.capture(host.device, { only: 'in' })))
     await probe.send(trunk.space, trunk.device, [
       tagged(marked(broadcast, mac(0xb001), 'in twenty'), 20),
       tagged(marked(broadcast, mac(0xb001), 'in ten'), 10, 5),
     ])
     const [atOther, atAccess] = captures
-    const passed = (await atOther?.see('the tagged frame', frame => carries(frame, 'in ten'))) as Uint8Array
+    const passed = await atOther?.see('the tagged frame', (frame) => carries(frame, 'in ten'))
     assert.equal(vidOf(passed), 10)
-    const untagged = (await atAccess?.see('the untagged frame', frame => carries(frame, 'in ten'))) as Uint8Array
+    const untagged = await atAccess?.see('the untagged frame', (frame) => carries(frame, 'in ten'))
     assert.equal(vidOf(untagged), null)
     for (const capture of captures) {
-      assert.equal((await capture.stop()).filter(frame => carries(frame, 'in twenty')).length, 0)
+      assert.equal((await capture.stop()).filter((frame) => carries(frame, 'in twenty')).length, 0)
     }
     const back = await trunk.space.capture(trunk.device, { only: 'in' })
     await probe.send(access.space, access.device, [marked(broadcast, mac(0xb002), 'from access')])
-    const frame = await back.see('the frame from the access port', each => carries(each, 'from access'))
+    const frame = await back.see('the frame from the access port', (each) => carries(each, 'from access'))
     assert.equal(vidOf(frame), 10)
     await back.stop()
   })

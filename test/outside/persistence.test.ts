@@ -28,11 +28,11 @@ describe('persistence', needs('root', 'tun', 'weft', 'ip'), () => {
 
   const networks = async (): Promise<Network[]> => {
     const list = await wiring.weft.json<Network[]>('network list --all')
-    return list.sort((a, b) => a.name.localeCompare(b.name))
+    return list.toSorted((a, b) => a.name.localeCompare(b.name))
   }
 
   it('an empty state begins with a running network `default`', async () => {
-    const first = (await networks()).find(network => network.name === 'default')
+    const first = (await networks()).find((network) => network.name === 'default')
     assert.equal(first?.active, true)
   })
 
@@ -59,8 +59,8 @@ describe('persistence', needs('root', 'tun', 'weft', 'ip'), () => {
     assert.deepEqual(await networks(), before)
     assert.deepEqual(await Promise.all(['a', 'b', 'g'].map(shown)), ports)
     assert.equal((await wiring.port('g')).state, 'down')
-    const entries = (await wiring.fdb()).filter(entry => entry.static)
-    const known = entries.map(({ vid, mac: address, port }) => `${vid} ${address} ${port}`).sort()
+    const entries = (await wiring.fdb()).filter((entry) => entry.static)
+    const known = entries.map(({ vid, mac: address, port }) => `${vid} ${address} ${port}`).toSorted()
     assert.deepEqual(known, [`10 ${mac(2)} a`, `20 ${mac(1)} b`])
     await a.configure()
     await weft.waitPort('lan', 'a', 'up')
@@ -79,7 +79,7 @@ describe('persistence', needs('root', 'tun', 'weft', 'ip'), () => {
     await weft.do('port remove lan a')
     await weft.kill()
     await weft.start()
-    const names = (await networks()).map(network => network.name)
+    const names = (await networks()).map((network) => network.name)
     assert.deepEqual(names, ['default', 'idle', 'lan'])
     assert.deepEqual(await weft.json('port list lan'), [])
   })
@@ -101,7 +101,7 @@ describe('persistence', needs('root', 'tun', 'weft', 'ip'), () => {
       await changes
       await weft.start()
       const list = await weft.json<{ name: string }[]>('port list lan')
-      const there = list.map(port => port.name).filter(name => name.startsWith(`r${round}`))
+      const there = list.map((port) => port.name).filter((name) => name.startsWith(`r${round}`))
       for (const name of names) assert.ok(there.includes(name), `${name} was acknowledged and is lost`)
       assert.ok(there.length <= names.length + 1, `${there} after ${names} were acknowledged`)
     }
@@ -112,14 +112,14 @@ describe('persistence', needs('root', 'tun', 'weft', 'ip'), () => {
     await weft.do('network create victim --mode isolated')
     await weft.stop()
     const files = readdirSync(weft.state, { recursive: true, encoding: 'utf8' })
-    const file = files.find(name => /victim/.test(name)) as string
+    const file = files.find((name) => /victim/.test(name)) as string
     assert.ok(file, `no file of the network among ${files}`)
     const path = join(weft.state, file)
     const damaged = readFileSync(path, 'utf8').slice(0, 40)
     writeFileSync(path, damaged)
     await weft.start()
     await until('the log names the file', () => weft.log.includes(file.split('/').at(-1) as string))
-    const names = (await networks()).map(network => network.name)
+    const names = (await networks()).map((network) => network.name)
     assert.ok(names.includes('lan') && !names.includes('victim'), String(names))
     assert.equal(readFileSync(path, 'utf8'), damaged)
     const again = await weft.cli('network create victim --mode isolated')

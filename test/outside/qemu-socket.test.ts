@@ -25,16 +25,16 @@ describe('qemu stream port', needs('weft'), () => {
 
   before(async () => {
     wiring = await Wiring.open()
-    path = name => join(wiring.lab.folder, `${name}.sock`)
+    path = (name) => join(wiring.lab.folder, `${name}.sock`)
     for (const name of ['g1', 'g2']) await wiring.add(name, `--kind qemu --path ${path(name)}`)
     first = await StreamPeer.connect(path('g1'))
     second = await StreamPeer.connect(path('g2'))
     await wiring.weft.waitPort('lan', 'g1', 'up')
     await wiring.weft.waitPort('lan', 'g2', 'up')
     await first.send(marked(broadcast, one, 'g1 is one'))
-    await second.see('the first broadcast', frame => carries(frame, 'g1 is one'))
+    await second.see('the first broadcast', (frame) => carries(frame, 'g1 is one'))
     await second.send(marked(broadcast, two, 'g2 is two'))
-    await first.see('the second broadcast', frame => carries(frame, 'g2 is two'))
+    await first.see('the second broadcast', (frame) => carries(frame, 'g2 is two'))
   })
   after(async () => {
     first?.close()
@@ -45,9 +45,9 @@ describe('qemu stream port', needs('weft'), () => {
   it('takes many frames from one read, all of them and in order', async () => {
     const frames = Array.from({ length: 400 }, (_, n) => marked(two, one, `many ${n}.`))
     await first.send(...frames)
-    await second.see('the last of many', frame => carries(frame, 'many 399.'))
-    const texts = second.received.map(frame => /many (\d+)\./.exec(Buffer.from(frame).toString('latin1'))?.[1])
-    const got = texts.filter(text => text !== undefined).map(Number)
+    await second.see('the last of many', (frame) => carries(frame, 'many 399.'))
+    const texts = second.received.map((frame) => /many (\d+)\./.exec(Buffer.from(frame).toString('latin1'))?.[1])
+    const got = texts.filter((text) => text !== undefined).map(Number)
     assert.deepEqual(
       got,
       Array.from({ length: 400 }, (_, n) => n),
@@ -56,31 +56,31 @@ describe('qemu stream port', needs('weft'), () => {
 
   it('takes a frame byte by byte', async () => {
     await first.sendInPieces(1, marked(two, one, 'in pieces'))
-    await second.see('the frame in pieces', frame => carries(frame, 'in pieces'))
+    await second.see('the frame in pieces', (frame) => carries(frame, 'in pieces'))
   })
 
   it('takes frames cut at every place', async () => {
     for (let size = 2; size < 80; size += 7) {
       await first.sendInPieces(size, marked(two, one, `cut ${size}.`), marked(two, one, `and ${size}.`))
-      await second.see('both frames', frame => carries(frame, `and ${size}.`))
-      assert.ok(second.received.some(frame => carries(frame, `cut ${size}.`)))
+      await second.see('both frames', (frame) => carries(frame, `and ${size}.`))
+      assert.ok(second.received.some((frame) => carries(frame, `cut ${size}.`)))
     }
   })
 
   it('carries a frame as it is: unpadded short ones and the longest of the MTU', async () => {
     const short = ethernet(two, one, experiment, new TextEncoder().encode('short'), false)
     await first.send(short)
-    const got = await second.see('the short frame', frame => carries(frame, 'short'))
+    const got = await second.see('the short frame', (frame) => carries(frame, 'short'))
     assert.ok(got.length === short.length || got.length === 60, `${got.length} bytes`)
     const long = ethernet(two, one, experiment, concat(new TextEncoder().encode('long'), new Uint8Array(1496)))
     await first.send(long)
-    assert.deepEqual(await second.see('the long frame', frame => carries(frame, 'long')), long)
+    assert.deepEqual(await second.see('the long frame', (frame) => carries(frame, 'long')), long)
   })
 
   it('drops runts and over-long frames by name and goes on', async () => {
     await first.send(new Uint8Array(6), new Uint8Array(13), ethernet(two, one, experiment, new Uint8Array(4000)))
     await first.send(marked(two, one, 'after the bad ones'))
-    await second.see('a good frame', frame => carries(frame, 'after the bad ones'))
+    await second.see('a good frame', (frame) => carries(frame, 'after the bad ones'))
     await wiring.drops('g1', 'runt', 2)
     await wiring.drops('g1', 'oversize', 1)
     assert.ok(!first.closed, 'a frame that is merely too long for the MTU is no reason to hang up')
@@ -93,17 +93,17 @@ describe('qemu stream port', needs('weft'), () => {
     ['zero', 0],
   ] as const) {
     it(`survives a length of ${what}: a closed connection or a counted drop, and the next peer is served`, async () => {
-      const before = JSON.stringify((await wiring.port('g1')).drops)
+      const dropsBefore = JSON.stringify((await wiring.port('g1')).drops)
       await first.sendBytes(framed(new Uint8Array(100), length))
       await until('the bad length has an effect', async () => {
-        return first.closed || JSON.stringify((await wiring.port('g1')).drops) !== before
+        return first.closed || JSON.stringify((await wiring.port('g1')).drops) !== dropsBefore
       })
       first.close()
       await wiring.weft.waitPort('lan', 'g1', 'down')
       first = await StreamPeer.connect(path('g1'))
       await until('the new connection carries frames', async () => {
         await first.send(marked(two, one, `after ${what}.`))
-        return second.received.some(frame => carries(frame, `after ${what}.`))
+        return second.received.some((frame) => carries(frame, `after ${what}.`))
       })
     })
   }
@@ -117,9 +117,9 @@ describe('qemu stream port', needs('weft'), () => {
     first = await StreamPeer.connect(path('g1'))
     await until('the new connection carries frames', async () => {
       await first.send(marked(two, one, 'a fresh start'))
-      return second.received.some(frame => carries(frame, 'a fresh start'))
+      return second.received.some((frame) => carries(frame, 'a fresh start'))
     })
-    assert.ok(!second.received.some(frame => carries(frame, 'never finished')))
+    assert.ok(!second.received.some((frame) => carries(frame, 'never finished')))
   })
 
   it('shows the port as down while nobody is connected, and counts what nobody takes', async () => {
@@ -140,7 +140,7 @@ describe('qemu stream port', needs('weft'), () => {
         async () => {
           assert.ok(!first.closed, 'the port has hung up on it')
           await first.send(marked(two, one, `back ${round}.`))
-          return second.received.some(frame => carries(frame, `back ${round}.`))
+          return second.received.some((frame) => carries(frame, `back ${round}.`))
         },
         5,
       )
@@ -186,19 +186,19 @@ describe('a peer that stops reading', wants, () => {
         marked(broadcast, a.mac, `round ${round} frame ${n}. ${filler}`),
       )
       await probe.send(a.space, a.device, frames)
-      await quick.see('the round', frame => carries(frame, `round ${round} frame 39.`))
+      await quick.see('the round', (frame) => carries(frame, `round ${round} frame 39.`))
     }
     await wiring.drops('slow', 'queue-full', 1)
-    const numbered = quick.received.filter(frame => carries(frame, 'round '))
+    const numbered = quick.received.filter((frame) => carries(frame, 'round '))
     assert.equal(numbered.length, 3200, 'the peer that reads has every frame')
     assert.equal((await wiring.port('quick')).drops['queue-full'] ?? 0, 0)
     assert.equal(await a.space.ping(b.ip), 3)
     slow.resumeReading()
     await until('the slow peer gets a new frame, whole', async () => {
       await quick.send(marked(broadcast, mac(0xd001), 'are you back?'))
-      return slow.received.some(frame => carries(frame, 'are you back?'))
+      return slow.received.some((frame) => carries(frame, 'are you back?'))
     })
-    const broken = slow.received.filter(frame => ![0x0800, 0x0806, experiment].includes(typeOf(frame)))
+    const broken = slow.received.filter((frame) => ![0x0800, 0x0806, experiment].includes(typeOf(frame)))
     assert.equal(broken.length, 0, 'the framing is intact where frames were dropped')
   })
 })
@@ -217,7 +217,7 @@ describe('a guest made by hand', wants, () => {
     const guest = await StreamPeer.connect(path)
     await wiring.weft.waitPort('lan', 'hand', 'up')
     await guest.send(arpRequest(one, '10.92.0.9', a.ip))
-    const reply = await guest.see('an ARP reply', frame => typeOf(frame) === 0x0806 && frame[21] === 2)
+    const reply = await guest.see('an ARP reply', (frame) => typeOf(frame) === 0x0806 && frame[21] === 2)
     assert.deepEqual([destinationOf(reply), sourceOf(reply)], [one, a.mac])
     await guest.send(ethernet(a.mac, one, 0x0800, echoRequest('10.92.0.9', a.ip, 77, 1)))
     const isEcho = (frame: Uint8Array): boolean => typeOf(frame) === 0x0800 && frame[23] === 1 && frame[34] === 0
@@ -235,15 +235,15 @@ describe('connections that end and begin again', needs('weft'), () => {
   after(() => wiring?.close())
 
   it('a peer connects again after the daemon was killed and started', async () => {
-    const paths = ['g1', 'g2'].map(name => join(wiring.lab.folder, `${name}.sock`)) as [string, string]
+    const paths = ['g1', 'g2'].map((name) => join(wiring.lab.folder, `${name}.sock`)) as [string, string]
     await wiring.add('g1', `--kind qemu --path ${paths[0]}`)
     await wiring.add('g2', `--kind qemu --path ${paths[1]}`)
     for (let round = 0; round < 3; round++) {
-      const peers = await Promise.all(paths.map(path => StreamPeer.connect(path)))
+      const peers = await Promise.all(paths.map((path) => StreamPeer.connect(path)))
       const [first, second] = peers as [StreamPeer, StreamPeer]
       await until('frames pass', async () => {
         await first.send(marked(broadcast, one, `round ${round}.`))
-        return second.received.some(frame => carries(frame, `round ${round}.`))
+        return second.received.some((frame) => carries(frame, `round ${round}.`))
       })
       await wiring.weft.kill()
       await first.seeClosed()
@@ -262,7 +262,7 @@ describe('connections that end and begin again', needs('weft'), () => {
       const peer = await StreamPeer.listen(path)
       await until('frames pass', async () => {
         await peer.send(marked(broadcast, one, `call ${round}.`))
-        return other.received.some(frame => carries(frame, `call ${round}.`))
+        return other.received.some((frame) => carries(frame, `call ${round}.`))
       })
       peer.close()
       await until('the port is down', async () => (await wiring.port('g3')).state !== 'up')
@@ -291,7 +291,7 @@ describe('qemu stream port on loopback TCP', needs('root', 'tun', 'weft', 'ip', 
     const second = await StreamPeer.connect(join(wiring.lab.folder, 'g2.sock'))
     await until('frames pass', async () => {
       await first.send(marked(broadcast, one, 'by TCP'))
-      return second.received.some(frame => carries(frame, 'by TCP'))
+      return second.received.some((frame) => carries(frame, 'by TCP'))
     })
     first.close()
     second.close()

@@ -30,10 +30,10 @@ describe('soak', needs('root', 'tun', 'weft', 'ip', 'iperf3', 'cc'), () => {
     b = await wiring.tap('b', { address: '10.91.0.2/24' })
     v = await wiring.veth('v', { address: '10.91.0.3/24' })
     w = await wiring.tap('w', { address: '10.91.0.4/24' })
-    const paths = ['reads', 'deaf'].map(name => join(wiring.lab.folder, `${name}.sock`))
+    const paths = ['reads', 'deaf'].map((name) => join(wiring.lab.folder, `${name}.sock`))
     await wiring.add('reads', `--kind qemu --path ${paths[0]}`)
     await wiring.add('deaf', `--kind qemu --path ${paths[1]}`)
-    peers = await Promise.all(paths.map(path => StreamPeer.connect(path)))
+    peers = await Promise.all(paths.map((path) => StreamPeer.connect(path)))
     peers[1]?.stopReading()
   })
   after(async () => {
@@ -58,14 +58,14 @@ describe('soak', needs('root', 'tun', 'weft', 'ip', 'iperf3', 'cc'), () => {
       during(() => iperf(b, v, { megabytes: 100, parallel: 2 })),
       during(() => iperf(v, a, { megabytes: 100 })),
       during(() => iperf(w, v, { megabytes: 5, udp: true })),
-      during(async round => {
+      during(async (round) => {
         const shouts = Array.from({ length: 200 }, (_, n) => marked(broadcast, w.mac, `shout ${round} ${n}`))
         await probe.send(w.space, w.device, shouts)
         await peers[0]?.send(...Array.from({ length: 50 }, (_, n) => marked(a.mac, mac(n), 'from a guest')))
         if (peers[0] !== undefined) peers[0].received.length = 0
         await pause(20)
       }),
-      during(async round => {
+      during(async (round) => {
         await weft.do(`port set lan deaf --access ${10 + (round % 50)}`)
         await weft.json('status')
         await pause(1000)

@@ -51,7 +51,7 @@ describe(
     it('learns each host at its port', async () => {
       for (const host of [a, b, c]) {
         await wiring.learns(host.mac, host.name)
-        const entry = (await wiring.fdb()).find(each => each.mac === host.mac)
+        const entry = (await wiring.fdb()).find((each) => each.mac === host.mac)
         assert.deepEqual({ vid: entry?.vid, static: entry?.static }, { vid: 0, static: false })
         assert.equal(typeof entry?.ageSeconds, 'number')
       }
@@ -104,22 +104,23 @@ describe(
       const capture = await c.space.capture(c.device, { only: 'in' })
       await tcp(a, b, { megabytes: 30 })
       await probe.send(a.space, a.device, [marked(broadcast, a.mac, 'the end')])
-      await capture.see('the closing broadcast', frame => carries(frame, 'the end'))
+      await capture.see('the closing broadcast', (frame) => carries(frame, 'the end'))
       const hosts = [a.mac, b.mac]
-      const strays = (await capture.stop()).filter(frame => hosts.includes(destinationOf(frame)))
+      const strays = (await capture.stop()).filter((frame) => hosts.includes(destinationOf(frame)))
       assert.equal(strays.length, 0, `${strays.length} unicast frames of a and b at c`)
     })
 
     it('floods unknown unicast and broadcast to every other port once, never back', async () => {
-      const captures = await Promise.all([a, b, c].map(host => host.space.capture(host.device, { only: 'in' })))
+      const captures = await Promise.all([a, b, c].map((host) => host.space.capture(host.device, { only: 'in' })))
       const stranger = mac(0xbeef)
       await probe.send(a.space, a.device, [marked(stranger, a.mac, 'unknown'), marked(broadcast, a.mac, 'all of you')])
-      for (const capture of captures.slice(1)) await capture.see('the broadcast', frame => carries(frame, 'all of you'))
+      for (const capture of captures.slice(1))
+        await capture.see('the broadcast', (frame) => carries(frame, 'all of you'))
       await pause(200)
-      const frames = await Promise.all(captures.map(capture => capture.stop()))
+      const frames = await Promise.all(captures.map((capture) => capture.stop()))
       for (const text of ['unknown', 'all of you']) {
         assert.deepEqual(
-          frames.map(list => list.filter(frame => carries(frame, text)).length),
+          frames.map((list) => list.filter((frame) => carries(frame, text)).length),
           [0, 1, 1],
           text,
         )
@@ -132,12 +133,12 @@ describe(
       await wiring.learns(guest, 'a')
       await probe.send(b.space, b.device, [marked(broadcast, guest, 'moved')])
       await wiring.learns(guest, 'b')
-      const captures = await Promise.all([a, b].map(host => host.space.capture(host.device, { only: 'in' })))
+      const captures = await Promise.all([a, b].map((host) => host.space.capture(host.device, { only: 'in' })))
       await probe.send(c.space, c.device, [marked(guest, c.mac, 'letter'), marked(broadcast, c.mac, 'last')])
-      for (const capture of captures) await capture.see('the broadcast', frame => carries(frame, 'last'))
-      const frames = await Promise.all(captures.map(capture => capture.stop()))
+      for (const capture of captures) await capture.see('the broadcast', (frame) => carries(frame, 'last'))
+      const frames = await Promise.all(captures.map((capture) => capture.stop()))
       assert.deepEqual(
-        frames.map(list => list.filter(frame => carries(frame, 'letter')).length),
+        frames.map((list) => list.filter((frame) => carries(frame, 'letter')).length),
         [0, 1],
       )
     })
@@ -146,15 +147,15 @@ describe(
       const pinned = mac(0x2002)
       await wiring.weft.do(['fdb', 'add', 'lan', pinned, 'b'])
       await probe.send(c.space, c.device, [marked(broadcast, pinned, 'mine now')])
-      const captures = await Promise.all([b, c].map(host => host.space.capture(host.device, { only: 'in' })))
+      const captures = await Promise.all([b, c].map((host) => host.space.capture(host.device, { only: 'in' })))
       await probe.send(a.space, a.device, [marked(pinned, a.mac, 'for the pin'), marked(broadcast, a.mac, 'last')])
-      for (const capture of captures) await capture.see('the broadcast', frame => carries(frame, 'last'))
-      const frames = await Promise.all(captures.map(capture => capture.stop()))
+      for (const capture of captures) await capture.see('the broadcast', (frame) => carries(frame, 'last'))
+      const frames = await Promise.all(captures.map((capture) => capture.stop()))
       assert.deepEqual(
-        frames.map(list => list.filter(frame => carries(frame, 'for the pin')).length),
+        frames.map((list) => list.filter((frame) => carries(frame, 'for the pin')).length),
         [1, 0],
       )
-      const entry = (await wiring.fdb()).find(each => each.mac === pinned)
+      const entry = (await wiring.fdb()).find((each) => each.mac === pinned)
       assert.deepEqual({ port: entry?.port, static: entry?.static }, { port: 'b', static: true })
       await wiring.weft.do(['fdb', 'remove', 'lan', pinned])
       assert.equal(await wiring.learned(pinned), null)
@@ -175,9 +176,9 @@ describe(
     it("sends nothing with the daemon's own addresses", async () => {
       const capture = await c.space.capture(c.device, { only: 'in' })
       await probe.send(a.space, a.device, [marked(broadcast, a.mac, 'only this')])
-      await capture.see('the broadcast', frame => carries(frame, 'only this'))
+      await capture.see('the broadcast', (frame) => carries(frame, 'only this'))
       const known = [a.mac, b.mac, c.mac]
-      const others = (await capture.stop()).filter(frame => !known.includes(sourceOf(frame)))
+      const others = (await capture.stop()).filter((frame) => !known.includes(sourceOf(frame)))
       assert.equal(others.length, 0, 'the switch itself sends no frames')
     })
   },
@@ -202,7 +203,7 @@ describe('ageing', needs('root', 'tun', 'weft', 'ip', 'tcpdump', 'cc'), () => {
     assert.equal(await wiring.learned(pinned), 'b')
     const capture = await c.space.capture(c.device, { only: 'in' })
     await probe.send(b.space, b.device, [marked(quiet, mac(0x4006), 'who are you')])
-    await capture.see('the flooded frame', frame => carries(frame, 'who are you'))
+    await capture.see('the flooded frame', (frame) => carries(frame, 'who are you'))
     await capture.stop()
   })
 })

@@ -109,7 +109,7 @@ describe('VLANs', needs('root', 'tun', 'weft', 'ip', 'tcpdump', 'cc'), () => {
     }
     const seen = (): string[] =>
       [...running].flatMap(([name, capture]) =>
-        capture.frames().map(frame => {
+        capture.frames().map((frame) => {
           const text = /from \S+ tag \S+\./.exec(Buffer.from(frame).toString('latin1'))?.[0]
           return `${text} at ${name}: ${vidOf(frame) ?? 'untagged'}`
         }),
@@ -118,8 +118,8 @@ describe('VLANs', needs('root', 'tun', 'weft', 'ip', 'tcpdump', 'cc'), () => {
     await pause(500)
     const got = seen()
     for (const capture of running.values()) await capture.stop()
-    assert.deepEqual(got.filter(line => !wanted.includes(line)).sort(), [], 'arrived where they must not')
-    assert.deepEqual(wanted.filter(line => !got.includes(line)).sort(), [], 'did not arrive')
+    assert.deepEqual(got.filter((line) => !wanted.includes(line)).toSorted(), [], 'arrived where they must not')
+    assert.deepEqual(wanted.filter((line) => !got.includes(line)).toSorted(), [], 'did not arrive')
     assert.equal(got.length, wanted.length, 'some arrived twice')
   })
 
@@ -141,7 +141,7 @@ describe('VLANs', needs('root', 'tun', 'weft', 'ip', 'tcpdump', 'cc'), () => {
     }
     await pause(200)
     for (const [name, capture] of running) {
-      const strays = (await capture.stop()).filter(frame => carries(frame, 'two tags'))
+      const strays = (await capture.stop()).filter((frame) => carries(frame, 'two tags'))
       assert.equal(strays.length, 0, `at ${name}`)
     }
     assert.equal(ends.length, ports.length)
@@ -159,11 +159,11 @@ describe('VLANs', needs('root', 'tun', 'weft', 'ip', 'tcpdump', 'cc'), () => {
       tagged(marked(twin, mac(0x7008), 'to twenty'), 20),
     ]
     await probe.send(host('trunk').space, host('trunk').device, letters)
-    await (running.get('a10') as Capture).see('the letter to VLAN 10', frame => carries(frame, 'to ten'))
-    await (running.get('a20') as Capture).see('the letter to VLAN 20', frame => carries(frame, 'to twenty'))
+    await (running.get('a10') as Capture).see('the letter to VLAN 10', (frame) => carries(frame, 'to ten'))
+    await (running.get('a20') as Capture).see('the letter to VLAN 20', (frame) => carries(frame, 'to twenty'))
     await pause(200)
     for (const [name, capture] of running) {
-      const got = (await capture.stop()).filter(frame => carries(frame, 'to t')).length
+      const got = (await capture.stop()).filter((frame) => carries(frame, 'to t')).length
       assert.equal(got, name === 'a10' || name === 'a20' ? 1 : 0, `letters at ${name}`)
     }
   })
@@ -174,8 +174,8 @@ describe('VLANs', needs('root', 'tun', 'weft', 'ip', 'tcpdump', 'cc'), () => {
     const capture = await host('b10').space.capture(host('b10').device, { only: 'in' })
     await probe.send(host('a10').space, host('a10').device, [marked(broadcast, mac(0x8001), 'VLAN ten')])
     await probe.send(host('a20').space, host('a20').device, [marked(broadcast, mac(0x8002), 'VLAN twenty')])
-    await capture.see('the frame of VLAN 20', frame => carries(frame, 'VLAN twenty'))
-    assert.equal((await capture.stop()).filter(frame => carries(frame, 'VLAN ten')).length, 0)
+    await capture.see('the frame of VLAN 20', (frame) => carries(frame, 'VLAN twenty'))
+    assert.equal((await capture.stop()).filter((frame) => carries(frame, 'VLAN ten')).length, 0)
     await wiring.weft.do('port set lan b10 --access 10')
   })
 })

@@ -38,13 +38,13 @@ export function readPcap(path: string): Uint8Array[] {
 
 /** Reads a capture of any format with tshark: one row for each packet, one string for each field. */
 export async function tshark(path: string, fields: readonly string[], filter = ''): Promise<string[][]> {
-  const args = ['-n', '-r', path, '-T', 'fields', '-E', 'separator=/t', ...fields.flatMap(field => ['-e', field])]
+  const args = ['-n', '-r', path, '-T', 'fields', '-E', 'separator=/t', ...fields.flatMap((field) => ['-e', field])]
   if (filter !== '') args.push('-Y', filter)
   const text = await run('tshark', args, { timeoutSeconds: 120 })
   return text
     .split('\n')
     .filter(Boolean)
-    .map(line => line.split('\t'))
+    .map((line) => line.split('\t'))
 }
 
 export class Capture {

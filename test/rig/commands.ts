@@ -67,13 +67,17 @@ export function attempt(command: string, args: readonly string[], options: RunOp
     }, seconds * 1000)
     child.stdout?.on('data', (data: Buffer) => said.push(data))
     child.stderr?.on('data', (data: Buffer) => complained.push(data))
-    child.once('error', error => {
+    child.once('error', (error) => {
       clearTimeout(timer)
       reject(error)
     })
-    child.once('close', status => {
+    child.once('close', (status) => {
       clearTimeout(timer)
-      const result = { status: status ?? -1, stdout: `${Buffer.concat(said)}`, stderr: `${Buffer.concat(complained)}` }
+      const result = {
+        status: status ?? -1,
+        stdout: Buffer.concat(said).toString(),
+        stderr: Buffer.concat(complained).toString(),
+      }
       const line = [command, ...args].join(' ')
       if (late) reject(new Error(`${line}: not done in ${seconds} s\n${result.stdout}\n${result.stderr}`))
       else resolve(result)
@@ -107,13 +111,13 @@ export class Background {
     this.child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.stderr += text
     })
-    this.exited = new Promise(resolve => {
-      this.child.once('error', error => {
+    this.exited = new Promise((resolve) => {
+      this.child.once('error', (error) => {
         this.stderr += String(error)
         this.running = false
         resolve(null)
       })
-      this.child.once('close', status => {
+      this.child.once('close', (status) => {
         this.running = false
         resolve(status)
       })
@@ -149,7 +153,8 @@ export class Background {
 export const words = (line: string | readonly string[]): string[] =>
   typeof line === 'string' ? line.split(' ').filter(Boolean) : [...line]
 
-export const pause = (milliseconds: number): Promise<void> => new Promise(resolve => setTimeout(resolve, milliseconds))
+export const pause = (milliseconds: number): Promise<void> =>
+  new Promise((resolve) => setTimeout(resolve, milliseconds))
 
 /** Asks until the answer is neither false, null nor undefined, and returns it; past the deadline fails with `what`. */
 export async function until<T>(
@@ -203,7 +208,7 @@ function lacking(thing: string): string | null {
 
 /** The `skip` option for a test that wants these things: `root`, `tun`, `weft`, `apt`, or programs by name. */
 export function needs(...things: string[]): { skip: string | false } {
-  const reasons = things.map(lacking).filter(reason => reason !== null)
+  const reasons = things.map(lacking).filter((reason) => reason !== null)
   return { skip: reasons.length > 0 ? reasons.join(', ') : false }
 }
 

@@ -11,14 +11,14 @@ export const broadcast = 'ff:ff:ff:ff:ff:ff'
 /** An EtherType for local experiments (IEEE 802, clause 9.2.4): no kernel answers it. */
 export const experiment = 0x88b5
 
-export const macBytes = (mac: string): number[] => mac.split(':').map(part => Number.parseInt(part, 16))
+export const macBytes = (text: string): number[] => text.split(':').map((part) => Number.parseInt(part, 16))
 export const ipBytes = (address: string): number[] => address.split('.').map(Number)
 const half = (value: number): number[] => [(value >> 8) & 0xff, value & 0xff]
 
 /** A locally administered unicast MAC address made of a number below 2^32. */
 export function mac(n: number): string {
   const bytes = [0x02, 0x77, n >>> 24, (n >>> 16) & 0xff, (n >>> 8) & 0xff, n & 0xff]
-  return bytes.map(byte => byte.toString(16).padStart(2, '0')).join(':')
+  return bytes.map((byte) => byte.toString(16).padStart(2, '0')).join(':')
 }
 
 export function concat(...parts: (Uint8Array | readonly number[])[]): Uint8Array {
@@ -34,7 +34,7 @@ export function concat(...parts: (Uint8Array | readonly number[])[]): Uint8Array
 /** The internet checksum (RFC 1071) of the given bytes. */
 export function checksum(bytes: Uint8Array): number {
   let sum = 0
-  for (let at = 0; at < bytes.length; at += 2) sum += ((bytes[at] as number) << 8) | (bytes[at + 1] ?? 0)
+  for (let at = 0; at < bytes.length; at += 2) sum += (bytes[at] << 8) | (bytes[at + 1] ?? 0)
   while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16)
   return ~sum & 0xffff
 }
@@ -103,15 +103,15 @@ export function echoRequest(source: string, destination: string, id: number, seq
 }
 
 const address = (frame: Uint8Array, at: number): string =>
-  [...frame.subarray(at, at + 6)].map(byte => byte.toString(16).padStart(2, '0')).join(':')
+  [...frame.subarray(at, at + 6)].map((byte) => byte.toString(16).padStart(2, '0')).join(':')
 
 export const destinationOf = (frame: Uint8Array): string => address(frame, 0)
 export const sourceOf = (frame: Uint8Array): string => address(frame, 6)
-export const typeOf = (frame: Uint8Array): number => ((frame[12] as number) << 8) | (frame[13] as number)
+export const typeOf = (frame: Uint8Array): number => (frame[12] << 8) | frame[13]
 
 /** The VID of the outer 802.1Q tag, or null when the frame is untagged. */
 export const vidOf = (frame: Uint8Array): number | null =>
-  typeOf(frame) === 0x8100 ? (((frame[14] as number) & 0x0f) << 8) | (frame[15] as number) : null
+  typeOf(frame) === 0x8100 ? ((frame[14] & 0x0f) << 8) | frame[15] : null
 
 /** True when the frame carries this text somewhere. */
 export const carries = (frame: Uint8Array, text: string): boolean => Buffer.from(frame).includes(text)

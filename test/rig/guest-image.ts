@@ -82,8 +82,8 @@ export async function guestImage(): Promise<GuestImage> {
   mkdirSync(work, { recursive: true })
   try {
     await run('apt-get', ['-o', 'APT::Sandbox::User=root', 'download', `linux-image-${version}`], { directory: work })
-    const [archive] = readdirSync(work).filter(name => name.endsWith('.deb'))
-    await run('dpkg-deb', ['-x', join(work, archive as string), join(work, 'package')])
+    const [archive] = readdirSync(work).filter((name) => name.endsWith('.deb'))
+    await run('dpkg-deb', ['-x', join(work, archive), join(work, 'package')])
     await unpackKernel(join(work, 'package/boot', `vmlinuz-${version}`), join(work, 'vmlinux'))
     await buildFileSystem(work, version)
     for (const name of readdirSync(work)) {
@@ -100,10 +100,10 @@ export async function guestImage(): Promise<GuestImage> {
 /** The version of the newest 6.12 (else any) cloud kernel that apt knows. */
 async function newestKernel(): Promise<string> {
   const known = await run('apt-cache', ['search', '--names-only', '^linux-image-[0-9.]+.*cloud-amd64$'])
-  const versions = known.split('\n').map(line => /^linux-image-(\d\S+cloud-amd64) /.exec(line)?.[1])
+  const versions = known.split('\n').map((line) => /^linux-image-(\d\S+cloud-amd64) /.exec(line)?.[1])
   const numeric = new Intl.Collator('en', { numeric: true })
-  const sorted = versions.filter(version => version !== undefined).sort(numeric.compare)
-  const version = sorted.findLast(candidate => candidate.startsWith('6.12.')) ?? sorted.at(-1)
+  const sorted = versions.filter((version) => version !== undefined).toSorted(numeric.compare)
+  const version = sorted.findLast((candidate) => candidate.startsWith('6.12.')) ?? sorted.at(-1)
   if (version === undefined) throw new Error('apt knows no cloud kernel: apt-get update?')
   return version
 }
@@ -111,7 +111,7 @@ async function newestKernel(): Promise<string> {
 /** Cuts the compressed ELF out of a bzImage and unpacks it. */
 async function unpackKernel(bzImage: string, vmlinux: string): Promise<void> {
   const file = readFileSync(bzImage)
-  const start = ((file[0x1f1] as number) + 1) * 512 + file.readUInt32LE(0x248)
+  const start = (file[0x1f1] + 1) * 512 + file.readUInt32LE(0x248)
   const payload = file.subarray(start, start + file.readUInt32LE(0x24c) - 4)
   const packed = `${vmlinux}.packed`
   writeFileSync(packed, payload)
@@ -133,7 +133,7 @@ async function buildFileSystem(work: string, version: string): Promise<void> {
   const iperf = which('iperf3') ?? ''
   copyFileSync(iperf, join(tree, 'bin/iperf3'))
   for (const library of (await run('ldd', [iperf])).matchAll(/(\/\S+) \(0x/g)) {
-    const path = library[1] as string
+    const path = library[1]
     mkdirSync(join(tree, dirname(path)), { recursive: true })
     copyFileSync(path, join(tree, path))
   }
@@ -141,7 +141,7 @@ async function buildFileSystem(work: string, version: string): Promise<void> {
   const files = readdirSync(modules, { recursive: true, encoding: 'utf8' })
   const order: string[] = []
   for (const wanted of loadOrder) {
-    const file = files.find(path => basename(path).startsWith(`${wanted}.ko`))
+    const file = files.find((path) => basename(path).startsWith(`${wanted}.ko`))
     if (file === undefined) continue // built into this kernel
     const name = basename(file).replace(/\.ko.*$/, '.ko')
     const target = join(tree, 'modules', name)

@@ -38,7 +38,7 @@ export class Host {
 
   /** The address without its prefix length. */
   get ip(): string {
-    return (this.options.address ?? '').split('/')[0] as string
+    return (this.options.address ?? '').split('/')[0]
   }
 
   /** Gives the interface its address and takes it up: once at the start, again when the TAP was made anew. */
@@ -112,8 +112,8 @@ export async function iperf(from: Host, to: Host, options: IperfOptions = {}): P
     if (report.error !== undefined) throw new Error(`iperf3 ${args.join(' ')}: ${report.error}`)
     if (options.udp === true) {
       const { bytes, packets, lost_packets: lost } = report.end.sum as { bytes: number } & Record<string, number>
-      const sentPackets = packets as number
-      return { sentBytes: bytes, receivedBytes: Math.round((bytes * (sentPackets - (lost as number))) / sentPackets) }
+      const sentPackets = packets
+      return { sentBytes: bytes, receivedBytes: Math.round((bytes * (sentPackets - lost)) / sentPackets) }
     }
     const end = report.end as { sum_sent: { bytes: number }; sum_received: { bytes: number } }
     return { sentBytes: end.sum_sent.bytes, receivedBytes: end.sum_received.bytes }
@@ -181,7 +181,7 @@ export class Wiring {
 
   /** The port an address was learned at, or null. */
   async learned(mac: string, vid = 0): Promise<string | null> {
-    return (await this.fdb()).find(entry => entry.mac === mac && entry.vid === vid)?.port ?? null
+    return (await this.fdb()).find((entry) => entry.mac === mac && entry.vid === vid)?.port ?? null
   }
 
   /** Waits until an address is known at a port. */

@@ -122,7 +122,7 @@ export class Lab {
     await run('ip', ['netns', 'add', name])
     const space = new Namespace(name)
     if (options.ipv6 !== true) {
-      const keys = ['all', 'default'].map(which => `net.ipv6.conf.${which}.disable_ipv6=1`)
+      const keys = ['all', 'default'].map((which) => `net.ipv6.conf.${which}.disable_ipv6=1`)
       await space.attempt('sysctl', ['-q', '-w', ...keys])
     }
     await space.ip('link set lo up')
@@ -180,7 +180,7 @@ function removeNamespace(name: string): void {
 
 function leftovers(folder: string): string[] {
   try {
-    return readdirSync(folder).filter(name => {
+    return readdirSync(folder).filter((name) => {
       const owner = /^weftt-(\d+)-/.exec(name)?.[1]
       return owner !== undefined && !alive(Number(owner))
     })

@@ -31,7 +31,7 @@ export class Probe {
     device: string,
     frames: readonly Uint8Array[],
   ): Promise<{ sent: number; refused: number }> {
-    const parts = frames.flatMap(frame => {
+    const parts = frames.flatMap((frame) => {
       const length = new Uint8Array(4)
       new DataView(length.buffer).setUint32(0, frame.length)
       return [length, frame]
@@ -82,7 +82,7 @@ export class Sink {
   async counts(): Promise<Map<number, number>> {
     this.program.end()
     await this.program.exited
-    const lines = this.program.stdout.split('\n').filter(line => /^\d+ \d+$/.test(line))
-    return new Map(lines.map(line => line.split(' ').map(Number) as [number, number]))
+    const lines = this.program.stdout.split('\n').filter((line) => /^\d+ \d+$/.test(line))
+    return new Map(lines.map((line) => line.split(' ').map(Number) as [number, number]))
   }
 }

@@ -27,7 +27,7 @@ export class StreamPeer {
   private constructor(socket: Socket, server: Server | null) {
     this.socket = socket
     this.server = server
-    socket.on('data', data => this.take(data))
+    socket.on('data', (data) => this.take(data))
     socket.on('error', () => {})
     socket.on('close', () => {
       this.closed = true
@@ -44,7 +44,7 @@ export class StreamPeer {
     return new Promise((resolve, reject) => {
       const server = createServer()
       server.once('error', reject)
-      server.once('connection', socket => resolve(new StreamPeer(socket, server)))
+      server.once('connection', (socket) => resolve(new StreamPeer(socket, server)))
       server.listen(path, listening)
     })
   }
@@ -69,12 +69,12 @@ export class StreamPeer {
 
   /** Sends frames in one write. */
   send(...frames: Uint8Array[]): Promise<void> {
-    return this.sendBytes(concat(...frames.map(frame => framed(frame))))
+    return this.sendBytes(concat(...frames.map((frame) => framed(frame))))
   }
 
   /** Sends bytes as they are; resolves when the socket has taken them, or has broken. */
   sendBytes(bytes: Uint8Array): Promise<void> {
-    return new Promise(resolve => {
+    return new Promise((resolve) => {
       if (this.closed) resolve()
       else this.socket.write(bytes, () => resolve())
     })
@@ -83,7 +83,7 @@ export class StreamPeer {
   /** Sends frames cut into writes of `size` bytes, each in a turn of its own. */
   async sendInPieces(size: number, ...frames: Uint8Array[]): Promise<void> {
     this.socket.setNoDelay?.(true)
-    const bytes = concat(...frames.map(frame => framed(frame)))
+    const bytes = concat(...frames.map((frame) => framed(frame)))
     for (let at = 0; at < bytes.length; at += size) {
       await this.sendBytes(bytes.subarray(at, at + size))
       await pause(1)

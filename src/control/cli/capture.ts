@@ -6,7 +6,7 @@
  * The output is written with blocking calls: a reader that is slow, or a full pipe, slows this process, the daemon then
  * drops frames for it and counts them. The counts are told on stderr at the end.
  */
-import { closeSync, openSync, writeSync } from 'node:fs'
+import { closeSync, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs'
 import type { Command } from 'commander'
 import { type Session, UsageError, integer, say, talking } from './command.js'
 
@@ -24,18 +24,20 @@ async function capture(session: Session, operands: string[], options: Record<str
   if (w === '-' && process.stdout.isTTY) throw new UsageError('pcapng is not for a terminal: use -w FILE or a pipe')
   if (w === '-' && session.json) throw new UsageError('--json needs -w FILE')
 
-  const ports = await session.call('port.list', { network })
+  let end = () => {}
+  const interrupted = new Promise<void>((resolve) => {
+    end = resolve
+    process.once('SIGINT', resolve)
+    process.once('SIGTERM', resolve)
+  })
+  const ports = words.length === 0 ? [] : await session.call('port.list', { network })
   const port = ports.some((one) => one.name === words[0]) ? words.shift() : undefined
   const filter = words.join(' ')
-  const fd = w === '-' ? 1 : openSync(w, 'w', 0o600)
+  // Nothing of an older file is lost until the capture has begun.
+  const fd = w === '-' ? 1 : openSync(w, 'a', 0o600)
   const client = await session.connect()
   try {
-    let end = () => {}
-    const interrupted = new Promise<void>((resolve) => {
-      end = resolve
-      process.once('SIGINT', resolve)
-      process.once('SIGTERM', resolve)
-    })
+    let begun = fd === 1
     let readable = true
     const running = await client.capture(
       {
@@ -45,6 +47,8 @@ async function capture(session: Session, operands: string[], options: Record<str
         ...(count === undefined ? {} : { count }),
       },
       (bytes) => {
+        if (!begun) empty(fd)
+        begun = true
         if (readable && !writeAll(fd, bytes)) {
           readable = false
           end()
@@ -58,6 +62,11 @@ async function capture(session: Session, operands: string[], options: Record<str
   } finally {
     if (fd !== 1) closeSync(fd)
   }
+}
+
+/** Takes out what was in a file; a pipe has nothing to take out. */
+function empty(fd: number): void {
+  if (fstatSync(fd).isFile()) ftruncateSync(fd)
 }
 
 /** Writes all of it; false if nobody reads any more. */

@@ -49,6 +49,10 @@ async function up(options: UpOptions & { socket: string }): Promise<void> {
     import('../fabric.js'),
     import('../../ports/native.js'),
   ])
+  // A defect in one call is not the end of the switch.
+  process.on('unhandledRejection', (error) =>
+    log.error(`defect: ${error instanceof Error ? error.stack : String(error)}`),
+  )
   const daemon = await startDaemon(
     {
       socket: options.socket,
