@@ -67,6 +67,13 @@ static const char *text(const struct call *call, size_t index, char out[TEXT_MAX
     return out;
 }
 
+/* Six octets from a MAC address's text; false if it is none. */
+static bool address(const struct call *call, size_t index, uint8_t mac[6]) {
+    char digits[TEXT_MAX];
+    text(call, index, digits);
+    return sscanf(digits, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx", &mac[0], &mac[1], &mac[2], &mac[3], &mac[4], &mac[5]) == 6;
+}
+
 static napi_value number(napi_env env, int64_t value) {
     napi_value result;
     napi_create_int64(env, value, &result);
@@ -256,6 +263,7 @@ FUNCTION(receive_message) {
 FUNCTION(open_tap) {
     struct call call = begin(env, info);
     char name[TEXT_MAX], netns[TEXT_MAX];
+    uint8_t mac[6];
     struct tap_found found = {0};
     struct tap_request request = {
         .name = text(&call, 0, name),
@@ -264,6 +272,7 @@ FUNCTION(open_tap) {
         .owner = integer(&call, 3),
         .offloads = boolean(&call, 4),
         .multi_queue = boolean(&call, 5),
+        .mac = address(&call, 6, mac) ? mac : NULL,
     };
     int fd = tap_open(&request, &found);
     if (fd < 0) return number(env, fd);
@@ -355,6 +364,13 @@ FUNCTION(accept_socket) {
     return number(env, socket_accept(small_integer(&call, 0)));
 }
 
+FUNCTION(peer_gone) {
+    struct call call = begin(env, info);
+    napi_value result;
+    napi_get_boolean(env, socket_peer_gone(small_integer(&call, 0)) != 0, &result);
+    return result;
+}
+
 FUNCTION(get_peer_credentials) {
     struct call call = begin(env, info);
     int pid, uid, gid;
@@ -411,7 +427,7 @@ FUNCTION(layout) {
     WORD(GSO_UDP4_FRAGMENTED), WORD(GSO_TCP6), WORD(GSO_UDP), WORD(GSO_ECN), WORD(EGRESS_PORT_MASK);
     WORD(EGRESS_TAGGED), WORD(EGRESS_SEGMENT), WORD(EGRESS_CHECKSUM), WORD(COUNTER_SHIFT), WORD(RECEIVED_PACKETS);
     WORD(RECEIVED_BYTES), WORD(TRANSMITTED_PACKETS), WORD(TRANSMITTED_BYTES), WORD(SEGMENTED_PACKETS);
-    WORD(COMPLETED_CHECKSUMS), WORD(DROP_SHIFT), WORD(DROP_NO_SLOT), WORD(DROP_RECEIVE_ERROR), WORD(DROP_QUEUE_FULL);
+    WORD(COMPLETED_CHECKSUMS), WORD(HELD_BYTES), WORD(DROP_SHIFT), WORD(DROP_NO_SLOT), WORD(DROP_RECEIVE_ERROR), WORD(DROP_QUEUE_FULL);
     WORD(DROP_NO_PEER), WORD(DROP_TRANSMIT_ERROR), WORD(DROP_SEGMENTATION), WORD(KIND_TAP), WORD(KIND_PACKET);
     WORD(KIND_STREAM), WORD(KIND_DGRAM);
     FIELD("OFFSET", offset), FIELD("LENGTH", length), FIELD("INGRESS", ingress), FIELD("TAG", tag), FIELD("VID", vid);
@@ -445,7 +461,7 @@ NAPI_MODULE_INIT() {
         {"restoreTap", restore_tap}, {"setCarrier", set_carrier}, {"openPacket", open_packet}, {"getLink", get_link},
         {"setLinkMtu", set_link_mtu}, {"listenUnix", listen_unix}, {"connectUnix", connect_unix},
         {"bindDgram", bind_dgram}, {"connectDgram", connect_dgram}, {"listenTcp", listen_tcp},
-        {"connectTcp", connect_tcp}, {"accept", accept_socket}, {"peerCredentials", get_peer_credentials},
+        {"connectTcp", connect_tcp}, {"accept", accept_socket}, {"peerGone", peer_gone}, {"peerCredentials", get_peer_credentials},
         {"duplicate", duplicate_descriptor}, {"close", close_descriptor}, {"watch", watch}, {"unwatch", unwatch}, {"layout", layout},
     };
     struct instance *instance = calloc(1, sizeof *instance);

@@ -106,6 +106,15 @@ static int write_flags(int fd, const char *name, unsigned flags) {
     return ioctl(fd, SIOCSIFFLAGS, &request) < 0 ? -errno : 0;
 }
 
+static int write_mac(int fd, const char *name, const uint8_t *mac) {
+    struct ifreq request;
+    int error = name_request(&request, name);
+    if (error) return error;
+    request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
+    memcpy(request.ifr_hwaddr.sa_data, mac, 6);
+    return ioctl(fd, SIOCSIFHWADDR, &request) < 0 ? -errno : 0;
+}
+
 struct link_task {
     const char *name;
     struct link *link;
@@ -181,6 +190,7 @@ static int open_tap(void *argument) {
     }
     interface.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (request->multi_queue ? IFF_MULTI_QUEUE : 0));
     if (ioctl(fd, TUNSETIFF, &interface) < 0) error = -errno;
+    if (!error && !task->found->existed && request->mac) error = write_mac(control, request->name, request->mac);
     if (!error && !task->found->existed) error = read_link(control, request->name, &task->found->link);
     if (!error) error = set_up_tap(fd, control, request, task->found);
     close(control);

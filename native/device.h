@@ -22,7 +22,8 @@ struct tap_request {
     bool multi_queue;
     bool offloads; /* take checksum, TSO and USO work over from the host's stack */
     int mtu;
-    int64_t owner; /* uid, -1 none */
+    int64_t owner;      /* uid, -1 none */
+    const uint8_t *mac; /* six octets for a device that is made; NULL: the kernel's choice */
 };
 
 struct tap_found {
@@ -51,6 +52,8 @@ int unix_connect_dgram(const char *path);
 int tcp_listen(const char *address, int port);  /* address: numeric, IPv4 or IPv6 */
 int tcp_connect(const char *address, int port); /* may still be connecting */
 int socket_accept(int fd);
+/* 1 if the peer of a connected stream socket has closed it, else 0. */
+int socket_peer_gone(int fd);
 int peer_credentials(int fd, int *pid, int *uid, int *gid);
 
 /* Memory, wake-up counters and the channel between the processes. */

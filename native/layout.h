@@ -112,6 +112,7 @@ enum counter {
     TRANSMITTED_BYTES = 3,
     SEGMENTED_PACKETS = 4,
     COMPLETED_CHECKSUMS = 5,
+    HELD_BYTES = 6,
 };
 
 #define DROP_SHIFT 5

@@ -67,6 +67,15 @@ static void await(struct engine *engine, struct port *port, struct stream *strea
     port_await_writable(engine, port, wanted);
 }
 
+/*
+ * Writes down how much of the stream only this process has: a shard that takes over from a dead one cannot go on in the
+ * middle of a frame.
+ */
+static void note_held(struct engine *engine, const struct port *port, const struct stream *stream) {
+    engine->counters[(port->index << COUNTER_SHIFT) + HELD_BYTES] =
+        (double)(stream->end - stream->start) + (double)stream->queue.used;
+}
+
 /* ---- receive ---- */
 
 /* Cuts up to `room` frames from the buffer; returns how many. A broken stream fails the port. */
@@ -128,6 +137,7 @@ static int stream_receive(struct engine *engine, struct port *port, int32_t *pac
         got += cut(engine, port, stream, packets + got, room - got);
         if ((size_t)taken == space) break;
     }
+    note_held(engine, port, stream);
     return got;
 }
 
@@ -210,6 +220,7 @@ static void stream_transmit(struct engine *engine, struct port *port, const stru
     struct stream *stream = stream_of(port);
     if (stream) {
         batch_transmit(engine, port, &stream->queue, stream_send, out, count);
+        note_held(engine, port, stream);
         return;
     }
     for (int i = 0; i < count; i++) count_drop(engine, port, DROP_NO_PEER);
@@ -227,13 +238,13 @@ static void stream_writable(struct engine *engine, struct port *port) {
         if (sent >= 0) {
             queue_consume(&stream->queue, (size_t)sent);
         } else if (errno == EAGAIN) {
-            return;
+            break;
         } else if (errno != EINTR) {
             end_sending(engine, port, stream, errno);
-            return;
         }
     }
-    await(engine, port, stream, false);
+    if (stream->queue.used == 0) await(engine, port, stream, false);
+    note_held(engine, port, stream);
 }
 
 static void stream_close(struct engine *engine, struct port *port) {

@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -129,6 +130,11 @@ int socket_accept(int fd) {
     if (accepted < 0) return -errno;
     setsockopt(accepted, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* a unix socket refuses it: no matter */
     return accepted;
+}
+
+int socket_peer_gone(int fd) {
+    struct pollfd poll_fd = {.fd = fd, .events = POLLRDHUP};
+    return poll(&poll_fd, 1, 0) > 0 && poll_fd.revents & (POLLRDHUP | POLLHUP | POLLERR);
 }
 
 int peer_credentials(int fd, int *pid, int *uid, int *gid) {

@@ -8,6 +8,7 @@ import {
   COMPLETED_CHECKSUMS,
   COUNTER_SHIFT,
   DROP_SHIFT,
+  HELD_BYTES,
   RECEIVED_BYTES,
   RECEIVED_PACKETS,
   SEGMENTED_PACKETS,
@@ -27,6 +28,7 @@ import { Failure, type FailureCode } from './failure.js'
 import type { PortDefinition, PortStatus } from './model.js'
 import type { Shard } from './shard.js'
 
+const ECONNRESET = 104
 const RETRY_FIRST_MILLIS = 200
 const RETRY_MOST_MILLIS = 3000
 
@@ -53,6 +55,7 @@ export class ActivePort implements Socket {
     number: number,
     definition: PortDefinition,
     networkMtu: number,
+    mac: string,
     shard: Shard,
     onChange: (port: ActivePort) => void,
   ) {
@@ -61,7 +64,7 @@ export class ActivePort implements Socket {
     this.networkMtu = networkMtu
     this.shard = shard
     this.onChange = onChange
-    this.device = createDevice(definition, this.wantedMtu(), this)
+    this.device = createDevice(definition, mac, this.wantedMtu(), this)
     this.device.setLink(definition.link)
     this.clearCounters()
   }
@@ -118,9 +121,19 @@ export class ActivePort implements Socket {
     if (this.device.mtuLimit !== before) this.onChange(this)
   }
 
-  /** Gives a new shard process the descriptors. */
+  /**
+   * Gives a new shard process the descriptors. A stream of which the old one had read or written half a frame cannot be gone
+   * on with: it is closed, and the peer connects again.
+   */
   reattach(): void {
-    if (this.attached) this.attach(this.attached.kind, this.attached.fds)
+    if (!this.attached) return
+    const held = (this.number << COUNTER_SHIFT) + HELD_BYTES
+    if (this.shard.arena.counters[held] > 0) {
+      this.shard.arena.counters[held] = 0
+      this.failed(this.attachment, ECONNRESET)
+    } else {
+      this.attach(this.attached.kind, this.attached.fds)
+    }
   }
 
   change(definition: PortDefinition, networkMtu: number): void {
@@ -244,10 +257,10 @@ export class ActivePort implements Socket {
   }
 }
 
-function createDevice(port: PortDefinition, mtu: number, socket: Socket): Device {
+function createDevice(port: PortDefinition, mac: string, mtu: number, socket: Socket): Device {
   switch (port.kind) {
     case 'tap':
-      return new TapDevice({ ...port, owner: port.owner === null ? null : userId(port.owner) }, mtu, socket)
+      return new TapDevice({ ...port, mac, owner: port.owner === null ? null : userId(port.owner) }, mtu, socket)
     case 'netdev':
       return new NetdevDevice(port, socket)
     case 'qemu':

@@ -25,7 +25,7 @@ import { NETWORKS_MAX } from '../dataplane/port-table.js'
 import { ActivePort, portOptions } from './active-port.js'
 import { Captures } from './captures.js'
 import { Failure } from './failure.js'
-import { macText, macWords } from './mac.js'
+import { macText, macWords, stableMac } from './mac.js'
 import type {
   Capture,
   CapturedFrame,
@@ -239,7 +239,8 @@ class ShardFabric implements Fabric {
   private makePort(network: ActiveNetwork, definition: PortDefinition): ActivePort {
     const number = this.byNumber.indexOf(null)
     if (number < 0) throw new Failure('ERR_CAPACITY', `port ${definition.name}: ${this.byNumber.length} ports are in use`)
-    const port = new ActivePort(number, definition, network.definition.mtu, this.shard, (changed) => {
+    const mac = definition.mac ?? stableMac(network.definition.uuid, definition.name)
+    const port = new ActivePort(number, definition, network.definition.mtu, mac, this.shard, (changed) => {
       // what the device found out may change what the shard must know
       if (this.byNumber[number] !== changed) return
       this.emit(network, changed)

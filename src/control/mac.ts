@@ -3,6 +3,8 @@
  * little-endian processor loads them from a frame.
  */
 
+import { createHash } from 'node:crypto'
+
 export interface MacWords {
   low: number
   high: number
@@ -20,4 +22,10 @@ export function macWords(text: string): MacWords {
 export function macText(low: number, high: number): string {
   const octets = [high, high >> 8, low, low >> 8, low >> 16, low >> 24]
   return octets.map((octet) => (octet & 255).toString(16).padStart(2, '0')).join(':')
+}
+
+/** A locally administered address for the host behind a port, the same each time. */
+export function stableMac(uuid: string, port: string): string {
+  const digest = createHash('sha256').update(`${uuid}/${port}`).digest()
+  return `52:${[...digest.subarray(0, 5)].map((byte) => byte.toString(16).padStart(2, '0')).join(':')}`
 }

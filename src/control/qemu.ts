@@ -4,14 +4,14 @@
  * The guest's MAC is the port's, or one made from the network's uuid and the port's name: QEMU's own default is the
  * same for every guest, and two of them on one network would take each other's frames.
  */
-import { createHash } from 'node:crypto'
 import type { QemuAdvice } from './api-results.js'
 import { Failure } from './failure.js'
+import { stableMac } from './mac.js'
 import type { NetworkDefinition, PortDefinition } from './model.js'
 
 /** Throws ERR_UNSUPPORTED, with advice, for a port that no guest can attach to. */
 export function qemuAdvice(network: NetworkDefinition, port: PortDefinition): QemuAdvice {
-  const device = `virtio-net-pci,netdev=${port.name},mac=${port.mac ?? guestMac(network.uuid, port.name)}`
+  const device = `virtio-net-pci,netdev=${port.name},mac=${port.mac ?? stableMac(network.uuid, port.name)}`
   const advice = (netdev: string, notes: string[]) => {
     const sized = port.mtu === null && network.mtu === 1500 ? device : `${device},host_mtu=${port.mtu ?? network.mtu}`
     return { arguments: ['-netdev', netdev, '-device', sized], notes }
@@ -48,12 +48,6 @@ export function qemuAdvice(network: NetworkDefinition, port: PortDefinition): Qe
     case 'pcap':
       throw new Failure('ERR_UNSUPPORTED', `port ${port.name} is a capture file, no guest attaches to it`)
   }
-}
-
-/** A locally administered address in QEMU's range, the same at each call. */
-export function guestMac(uuid: string, port: string): string {
-  const digest = createHash('sha256').update(`${uuid}/${port}`).digest()
-  return `52:54:00:${[...digest.subarray(0, 3)].map((byte) => byte.toString(16).padStart(2, '0')).join(':')}`
 }
 
 /** The same for a shell: words that need it in quotes. */

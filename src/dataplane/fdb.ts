@@ -45,6 +45,7 @@ const {
 export const MOVES_REMEMBERED = 32
 /** Words of a remembered move: MAC_LOW, KEY_HIGH, network, from, to. */
 export const MOVE_STRIDE = 5
+const ENTRY_WORDS = 1 << FDB_SHIFT
 /** Entries forgotten in one sweep, so that no sweep holds up the frames. */
 const SWEEP_LIMIT = 4096
 
@@ -54,15 +55,14 @@ export class Fdb {
   private readonly entries: Int32Array
   private readonly header: Int32Array
   private readonly ports: PortTable
-  private readonly mask: number
+  private readonly mask: number // entries
+  private readonly wordMask: number
   private readonly limit: number
   private readonly oldest: Int32Array
   private readonly newest: Int32Array
   private readonly held: Int32Array // learned entries by port
-  private readonly secret0: number // odd multipliers
-  private readonly secret1: number
-  private readonly secret2: number
-  private readonly secret3: number
+  private readonly secret: Int32Array // odd multipliers
+  touched = 0 // what `touch` read: of no use
 
   /** @param secret four random int32 */
   constructor(arena: Arena, ports: PortTable, secret: Int32Array) {
@@ -70,28 +70,32 @@ export class Fdb {
     this.header = arena.header
     this.ports = ports
     this.mask = arena.header[HEADER_FDB_CAPACITY] - 1
+    this.wordMask = (this.mask << FDB_SHIFT) | (ENTRY_WORDS - 1)
     this.limit = arena.header[HEADER_FDB_CAPACITY] >> 1
     this.oldest = new Int32Array(ports.size).fill(-1)
     this.newest = new Int32Array(ports.size).fill(-1)
     this.held = new Int32Array(ports.size)
-    this.secret0 = secret[0] | 1
-    this.secret1 = secret[1] | 1
-    this.secret2 = secret[2] | 1
-    this.secret3 = secret[3] | 1
+    this.secret = Int32Array.from(secret, (value) => value | 1)
     this.takeOver()
   }
 
   /**
-   * The place where the search for a key starts, for `lookup` and `learn`. Depends on the key alone, so it stays right
-   * whatever is learned or forgotten in between.
+   * The place (a word of the table) where the search for a key starts, for `lookup` and `learn`. It depends on the key
+   * alone, so it stays right whatever is learned or forgotten in between.
    */
   place(low: number, keyHigh: number, network: number): number {
     return this.hash(low, keyHigh, network + 1)
   }
 
-  /** Reads the entry at a place. Done for a whole burst first, the reads from a large table go on side by side. */
-  touch(place: number): number {
-    return this.entries[place << FDB_SHIFT]
+  /**
+   * Reads the entries at the first `count` places, and does nothing with them: in a loop as short as this the reads from a
+   * large table go on side by side, so the burst waits for memory once and not once a frame.
+   */
+  touch(places: Int32Array, count: number): void {
+    const entries = this.entries
+    let read = 0
+    for (let i = 0; i < count; i++) read |= entries[places[i]]
+    this.touched = read // or V8 would leave the reads out
   }
 
   /** The port of an address, -1 if unknown. */
@@ -186,15 +190,15 @@ export class Fdb {
   }
 
   private hash(low: number, keyHigh: number, network: number): number {
-    let h = (Math.imul(low, this.secret0) + Math.imul(keyHigh, this.secret1) + Math.imul(network, this.secret2)) | 0
-    h = Math.imul(h ^ (h >>> 16), this.secret3)
-    return (h ^ (h >>> 15)) & this.mask
+    const secret = this.secret
+    let h = (Math.imul(low, secret[0]) + Math.imul(keyHigh, secret[1]) + Math.imul(network, secret[2])) | 0
+    h = Math.imul(h ^ (h >>> 16), secret[3])
+    return ((h ^ (h >>> 15)) & this.mask) << FDB_SHIFT
   }
 
   private find(place: number, low: number, keyHigh: number, network: number): number {
     const entries = this.entries
-    for (let i = place; ; i = (i + 1) & this.mask) {
-      const entry = i << FDB_SHIFT
+    for (let entry = place; ; entry = (entry + ENTRY_WORDS) & this.wordMask) {
       if (entries[entry + FDB_NETWORK] === 0) return -1
       if (
         entries[entry + FDB_MAC_LOW] === low &&
@@ -208,9 +212,8 @@ export class Fdb {
   /** Takes the free place for a key that is not in the table. The rest of the entry is the caller's to write. */
   private claim(low: number, keyHigh: number, network: number): number {
     const entries = this.entries
-    let i = this.hash(low, keyHigh, network)
-    while (entries[(i << FDB_SHIFT) + FDB_NETWORK] !== 0) i = (i + 1) & this.mask
-    const entry = i << FDB_SHIFT
+    let entry = this.hash(low, keyHigh, network)
+    while (entries[entry + FDB_NETWORK] !== 0) entry = (entry + ENTRY_WORDS) & this.wordMask
     entries[entry + FDB_MAC_LOW] = low
     entries[entry + FDB_KEY_HIGH] = keyHigh
     entries[entry + FDB_OLDER] = -1
@@ -299,26 +302,21 @@ export class Fdb {
     const entries = this.entries
     if (entries[entry + FDB_SEEN] !== FDB_STATIC) this.unlink(entry)
     this.header[HEADER_FDB_USED]--
-    let gap = entry >> FDB_SHIFT
-    for (let i = (gap + 1) & this.mask; ; i = (i + 1) & this.mask) {
-      const candidate = i << FDB_SHIFT
-      if (entries[candidate + FDB_NETWORK] === 0) break
-      const home = this.hash(
-        entries[candidate + FDB_MAC_LOW],
-        entries[candidate + FDB_KEY_HIGH],
-        entries[candidate + FDB_NETWORK],
-      )
+    let gap = entry
+    for (let next = (gap + ENTRY_WORDS) & this.wordMask; ; next = (next + ENTRY_WORDS) & this.wordMask) {
+      if (entries[next + FDB_NETWORK] === 0) break
+      const home = this.hash(entries[next + FDB_MAC_LOW], entries[next + FDB_KEY_HIGH], entries[next + FDB_NETWORK])
       // it may fill the gap unless its home lies behind the gap
-      if (((i - home) & this.mask) < ((i - gap) & this.mask)) continue
-      this.relocate(candidate, gap << FDB_SHIFT)
-      gap = i
+      if (((next - home) & this.wordMask) < ((next - gap) & this.wordMask)) continue
+      this.relocate(next, gap)
+      gap = next
     }
-    entries[(gap << FDB_SHIFT) + FDB_NETWORK] = 0
+    entries[gap + FDB_NETWORK] = 0
   }
 
   private relocate(from: number, to: number): void {
     const entries = this.entries
-    entries.copyWithin(to, from, from + (1 << FDB_SHIFT))
+    entries.copyWithin(to, from, from + ENTRY_WORDS)
     if (entries[to + FDB_SEEN] === FDB_STATIC) return
     const port = entries[to + FDB_PORT]
     const older = entries[to + FDB_OLDER]
@@ -350,7 +348,7 @@ export class Fdb {
     }
     entries.fill(0)
     this.header[HEADER_FDB_USED] = 0
-    for (let i = 0; i < found.length; i += 5) {
+    for (let i = 0; i < found.length && this.header[HEADER_FDB_USED] < this.limit; i += 5) {
       const place = this.hash(found[i], found[i + 1], found[i + 2])
       if (this.find(place, found[i], found[i + 1], found[i + 2]) >= 0) continue // copied half-way by a deletion
       const entry = this.claim(found[i], found[i + 1], found[i + 2])

@@ -11,7 +11,7 @@
  * A frame is looked at behind its outer VLAN tag. IPv6 extension headers are walked up to EXTENSIONS_MAX; of a fragment only
  * the first has ports. Evaluation allocates nothing and reads nothing beyond the frame.
  */
-import { LENGTH, OFFSET, RECORD_SHIFT, TAG, TAG_PRESENT } from './layout.js'
+import { LENGTH, OFFSET, RECORD_SHIFT, TAG_PRESENT } from './layout.js'
 
 /** operation, direction, four words of value, two of mask or prefix */
 const OPERATION_WORDS = 8
@@ -48,6 +48,7 @@ class Parser {
   readonly program: number[] = []
   private readonly words: string[]
   private at = 0
+  private pending = 0 // results on the stack when the program has come this far
 
   constructor(text: string) {
     this.words = text.match(/\(|\)|!|&&|\|\||[^\s()!&|]+|[&|]/g) ?? []
@@ -55,7 +56,7 @@ class Parser {
 
   parse(): void {
     this.expression(0)
-    if (this.at < this.words.length) this.fail(`'${this.words[this.at]}' is not expected here`)
+    if (this.at < this.words.length) this.fail(`'${this.next('')}' is not expected here`)
   }
 
   private expression(level: number): void {
@@ -194,6 +195,8 @@ class Parser {
 
   private emit(...operation: number[]): void {
     if (this.program.length >= OPERATIONS_MAX * OPERATION_WORDS) this.fail(`more than ${OPERATIONS_MAX} conditions`)
+    if (operation[0] === AND || operation[0] === OR) this.pending--
+    else if (operation[0] !== NOT && ++this.pending > LEVELS_MAX) this.fail(`more than ${LEVELS_MAX} levels`)
     for (let i = 0; i < OPERATION_WORDS; i++) this.program.push(operation[i] ?? 0)
   }
 
@@ -255,7 +258,8 @@ export class Filter {
     this.records = records
   }
 
-  matches(program: Int32Array, packet: number): boolean {
+  /** @param tag TAG_PRESENT | TCI of a tag that stands in front of the payload, else 0 */
+  matches(program: Int32Array, packet: number, tag: number): boolean {
     if (program.length === 0) return true
     this.parse(packet)
     let stack = 0
@@ -268,7 +272,7 @@ export class Filter {
         stack >>>= 1
         stack = operation === AND ? stack & (right | ~1) : stack | right
       } else {
-        stack = (stack << 1) | (this.test(program, i, packet) ? 1 : 0)
+        stack = (stack << 1) | (this.test(program, i, tag) ? 1 : 0)
       }
     }
     return (stack & 1) === 1
@@ -326,11 +330,13 @@ export class Filter {
     this.l4 = at
   }
 
-  private test(program: Int32Array, i: number, packet: number): boolean {
+  private test(program: Int32Array, i: number, tag: number): boolean {
     const direction = program[i + 1]
     switch (program[i]) {
       case HOST4:
-        return this.testPair(program, i, direction, this.type === TYPE_IPV4 ? 12 : 14, this.type === TYPE_IPV4 ? 4 : 10, 1)
+        return this.type === TYPE_IPV4
+          ? this.testPair(program, i, direction, 12, 4, 1)
+          : this.testPair(program, i, direction, 14, 10, 1)
       case HOST6:
         return this.testPair(program, i, direction, 8, 16, 4)
       case PORTS:
@@ -341,7 +347,7 @@ export class Filter {
           (direction !== SOURCE && this.isMac(this.frame, program[i + 2], program[i + 3]))
         )
       case VLAN: {
-        const vid = this.vid(packet)
+        const vid = this.vid(tag)
         return vid >= 0 && (program[i + 2] < 0 || vid === program[i + 2])
       }
       case TYPE:
@@ -359,8 +365,7 @@ export class Filter {
     }
   }
 
-  private vid(packet: number): number {
-    const tag = this.records[(packet << RECORD_SHIFT) + TAG]
+  private vid(tag: number): number {
     if ((tag & TAG_PRESENT) !== 0) return tag & 0xfff
     const at = this.frame + 12
     if (this.end - this.frame < 18 || this.bytes[at] !== 0x81 || this.bytes[at + 1] !== 0) return -1

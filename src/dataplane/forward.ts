@@ -25,7 +25,6 @@ export class Forward {
   private readonly fdb: Fdb
   private readonly egress: Egress
   private readonly places = new Int32Array(BURST_CAPACITY) // of the burst's destinations in the FDB
-  private touched = 0
 
   constructor(pool: Pool, ports: PortTable, fdb: Fdb, egress: Egress) {
     this.pool = pool
@@ -60,15 +59,12 @@ export class Forward {
     const { places, fdb } = this
     const { records } = this.pool
     const { network } = this.ports
-    let touched = 0
     for (let i = 0; i < count; i++) {
       const record = packets[i] << RECORD_SHIFT
       const key = (records[record + MAC_HIGH] & 0xffff) | (records[record + VID] << 16)
-      const place = fdb.place(records[record + DESTINATION_LOW], key, network[records[record + INGRESS]])
-      places[i] = place
-      touched |= fdb.touch(place)
+      places[i] = fdb.place(records[record + DESTINATION_LOW], key, network[records[record + INGRESS]])
     }
-    this.touched = touched // kept, or V8 would leave the reads out
+    fdb.touch(places, count)
   }
 
   private unicast(packet: number, ingress: number, vid: number, port: number): void {
@@ -101,6 +97,7 @@ export class Forward {
   /** Whether frames of this VID may pass from one port to the other, links apart. */
   private admits(ingress: number, egress: number, vid: number): boolean {
     return (
+      this.ports.network[egress] === this.ports.network[ingress] && // an entry may be older than a port's move
       this.ports.isMember(egress, vid) &&
       (this.ports.flags[ingress] & this.ports.flags[egress] & PORT_ISOLATED) === 0
     )

@@ -130,6 +130,7 @@ export const TRANSMITTED_PACKETS = 2
 export const TRANSMITTED_BYTES = 3
 export const SEGMENTED_PACKETS = 4 // segmentation-offload frames cut in software
 export const COMPLETED_CHECKSUMS = 5 // checksums finished in software
+export const HELD_BYTES = 6 // bytes of a stream that only the shard process has, either way: lost with it
 /** Drop counters of a port: one Float64 a reason, see `drops.ts`. */
 export const DROP_SHIFT = 5
 

@@ -17,7 +17,6 @@ export class Learn {
   private readonly ports: PortTable
   private readonly fdb: Fdb
   private readonly places = new Int32Array(BURST_CAPACITY) // of the burst's sources in the FDB
-  private touched = 0
 
   constructor(pool: Pool, ports: PortTable, fdb: Fdb) {
     this.pool = pool
@@ -53,14 +52,11 @@ export class Learn {
     const { places, fdb } = this
     const { records } = this.pool
     const { network } = this.ports
-    let touched = 0
     for (let i = 0; i < count; i++) {
       const record = packets[i] << RECORD_SHIFT
       const key = (records[record + MAC_HIGH] >>> 16) | (records[record + VID] << 16)
-      const place = fdb.place(records[record + SOURCE_LOW], key, network[records[record + INGRESS]])
-      places[i] = place
-      touched |= fdb.touch(place)
+      places[i] = fdb.place(records[record + SOURCE_LOW], key, network[records[record + INGRESS]])
     }
-    this.touched = touched // kept, or V8 would leave the reads out
+    fdb.touch(places, count)
   }
 }

@@ -87,11 +87,14 @@ export class Mirror {
   received(burst: Burst): void {
     const { packets, count } = burst
     for (let i = 0; i < count; i++) {
-      const port = this.pool.records[(packets[i] << RECORD_SHIFT) + INGRESS]
+      const record = packets[i] << RECORD_SHIFT
+      const port = this.pool.records[record + INGRESS]
+      const tag = this.pool.records[record + TAG]
       for (let id = 0; id < CAPTURES_MAX; id++) {
-        const wanted = this.captured[id] < 0 ? this.networks[id] === this.ports.network[port] : this.captured[id] === port
-        if (this.networks[id] >= 0 && wanted && this.filter.matches(this.programs[id], packets[i]))
-          this.copy(packets[i], MESSAGE_CAPTURE, id, port, RECEIVED, this.pool.records[(packets[i] << RECORD_SHIFT) + TAG])
+        const whole = this.captured[id] < 0
+        const wanted = whole ? this.networks[id] === this.ports.network[port] : this.captured[id] === port
+        if (this.networks[id] >= 0 && wanted && this.filter.matches(this.programs[id], packets[i], tag))
+          this.copy(packets[i], MESSAGE_CAPTURE, id, port, RECEIVED, tag)
       }
     }
   }
@@ -102,9 +105,10 @@ export class Mirror {
       const packet = pairs[i * EGRESS_STRIDE + EGRESS_PACKET]
       const word = pairs[i * EGRESS_STRIDE + EGRESS_PORT]
       const port = word & EGRESS_PORT_MASK
+      const tag = this.egressTag(packet, (word & EGRESS_TAGGED) !== 0)
       for (let id = 0; id < CAPTURES_MAX; id++)
-        if (this.networks[id] >= 0 && this.captured[id] === port && this.filter.matches(this.programs[id], packet))
-          this.copy(packet, MESSAGE_CAPTURE, id, port, SENT, this.egressTag(packet, (word & EGRESS_TAGGED) !== 0))
+        if (this.networks[id] >= 0 && this.captured[id] === port && this.filter.matches(this.programs[id], packet, tag))
+          this.copy(packet, MESSAGE_CAPTURE, id, port, SENT, tag)
     }
   }
 

@@ -75,6 +75,8 @@ export interface Native {
     owner: number,
     offloads: boolean,
     multiQueue: boolean,
+    /** of a device that is made */
+    mac: string,
   ): OpenedTap | number
   /** Gives an adopted device its MTU and flags back. */
   restoreTap(fd: number, name: string, netns: string, mtu: number, flags: number): number
@@ -92,6 +94,8 @@ export interface Native {
   /** May still be connecting when it returns. */
   connectTcp(address: string, port: number): number
   accept(fd: number): number
+  /** Whether the peer of a connected socket has closed it. */
+  peerGone(fd: number): boolean
   peerCredentials(fd: number): Credentials | number
   duplicate(fd: number): number
   close(fd: number): number

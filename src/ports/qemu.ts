@@ -98,6 +98,8 @@ export class QemuDevice implements Device {
   private accept(): void {
     const fd = native.accept(this.listening)
     if (fd < 0) return
+    // one that comes again may be faster than the news that its last connection ended
+    if (this.fds.length > 0 && native.peerGone(this.fds[0])) this.unplug()
     if (this.fds.length > 0) native.close(fd)
     else this.plugIn(fd)
   }

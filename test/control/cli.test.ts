@@ -4,7 +4,8 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { duration, list, short, table } from '../../src/control/cli/table.js'
-import { guestMac, qemuAdvice, shellLine } from '../../src/control/qemu.js'
+import { stableMac } from '../../src/control/mac.js'
+import { qemuAdvice, shellLine } from '../../src/control/qemu.js'
 import { parseNetwork } from '../../src/control/definition.js'
 import { CaptureReader } from '../../src/ports/pcapng.js'
 import { type CommandResult, Fixture, until } from './daemon-fixture.js'
@@ -164,7 +165,7 @@ test('QEMU arguments', async () => {
     const network = parseNetwork({ name: 'n', uuid, ports: [{ name: 'p', ...port }] })
     return shellLine(qemuAdvice(network, network.ports[0] as never).arguments)
   }
-  const device = `-device virtio-net-pci,netdev=p,mac=${guestMac(uuid, 'p')}`
+  const device = `-device virtio-net-pci,netdev=p,mac=${stableMac(uuid, 'p')}`
   const expected: [object, string][] = [
     [{ kind: 'qemu', path: '/a b,c' }, `-netdev 'stream,id=p,server=off,addr.type=unix,addr.path=/a b,,c' ${device}`],
     [
@@ -182,8 +183,8 @@ test('QEMU arguments', async () => {
   ]
   for (const [port, line] of expected) assert.equal(advice(port), line)
   assert.throws(() => advice({ kind: 'tap' }), /holds the TAP p itself/)
-  assert.match(guestMac(uuid, 'p'), /^52:54:00(:[0-9a-f]{2}){3}$/)
-  assert.notEqual(guestMac(uuid, 'p'), guestMac(uuid, 'q'))
+  assert.match(stableMac(uuid, 'p'), /^52(:[0-9a-f]{2}){5}$/)
+  assert.notEqual(stableMac(uuid, 'p'), stableMac(uuid, 'q'))
 })
 
 test('tables and numbers', () => {

@@ -16,17 +16,27 @@ import { Wiring } from '../rig/hosts.js'
 describe('bad input', needs('root', 'tun', 'weft', 'ip'), () => {
   let wiring: Wiring
   let folder: string
+  let known: string[] // what is defined, and must still be after each refusal
   before(async () => {
     wiring = await Wiring.open()
     folder = wiring.lab.folder
     await wiring.add('p1', `--kind qemu --path ${join(folder, 'p1.sock')}`)
     await wiring.switchSpace().ip('link add d0 type veth peer name d1')
+    known = await defined()
   })
   after(() => wiring?.close())
 
+  /** All networks and the ports of `lan`, by name. */
+  async function defined(): Promise<string[]> {
+    const names: string[] = []
+    for (const list of ['network list --all', 'port list lan']) {
+      for (const { name } of await wiring.weft.json<{ name: string }[]>(list)) names.push(`${list}: ${name}`)
+    }
+    return names
+  }
+
   /** The command is refused with status 1 (or wrong usage, where both can be argued) and a line that says why. */
   async function refused(command: string, reason: RegExp, statuses: readonly number[] = [1]): Promise<void> {
-    const [network, ports] = [await wiring.weft.json('network list --all'), await wiring.weft.json<[]>('port list lan')]
     const result = await wiring.weft.cli(command)
     assert.ok(statuses.includes(result.status), `${command}: status ${result.status}: ${result.stderr}`)
     assert.match(result.stderr, reason, command)
@@ -35,8 +45,7 @@ describe('bad input', needs('root', 'tun', 'weft', 'ip'), () => {
       assert.equal(result.stderr.trim().split('\n').length, 1, `${command}: more than one line: ${result.stderr}`)
       assert.equal(result.stdout, '')
     }
-    assert.deepEqual(await wiring.weft.json('network list --all'), network, `${command} left something`)
-    assert.equal((await wiring.weft.json<[]>('port list lan')).length, ports.length, `${command} left something`)
+    assert.deepEqual(await defined(), known, `${command} left something`)
   }
 
   const either = [1, 2]
@@ -113,9 +122,11 @@ describe('bad input', needs('root', 'tun', 'weft', 'ip'), () => {
 
   it('refuses the same device, interface or socket twice', async () => {
     await wiring.add('n1', '--kind netdev --dev d0')
+    known = await defined()
     await refused('port add lan n2 --kind netdev --dev d0', /d0/)
     await refused(`port add lan n2 --kind qemu --path ${join(folder, 'p1.sock')}`, /p1\.sock/)
     await wiring.weft.do('port remove lan n1')
+    known = await defined()
   })
 
   it('does not touch a file that is where its socket should be', async () => {

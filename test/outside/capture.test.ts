@@ -2,7 +2,7 @@
  * `weft capture`: pcapng to a file and to standard output, with and without filter, read back by tshark.
  */
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
 import { tshark } from '../rig/capture.js'
@@ -134,6 +134,7 @@ describe('weft capture', needs('root', 'tun', 'weft', 'ip', 'iperf3', 'tshark', 
       '--socket',
       wiring.weft.socket,
     ])
+    await until('the capture has begun', () => existsSync(path))
     await tcp(a, b, { megabytes: 50 })
     await program.stop('SIGINT')
     assert.ok((await tshark(path, ['frame.number'], 'tcp')).length > 0)

@@ -75,8 +75,8 @@ export interface Traffic {
 }
 
 /**
- * Passes an amount of TCP by iperf3; fails unless it was sent whole and arrived. iperf3's receiver stops counting when the
- * sender is done, with the last of it on its way, so half is enough here; `Probe.stream` compares every byte.
+ * Passes an amount of TCP by iperf3; fails unless it was sent whole and arrived. iperf3's receiver stops counting when
+ * the sender is done, with the last of it on its way, so half is enough here; `Probe.stream` compares every byte.
  */
 export async function tcp(from: Host, to: Host, options: IperfOptions & { megabytes: number }): Promise<void> {
   const { sentBytes, receivedBytes } = await iperf(from, to, options)
@@ -140,8 +140,8 @@ export class Wiring {
   }
 
   /**
-   * A lab with one daemon in a namespace of its own and one isolated network `lan`, made with these options. Without root
-   * the daemon runs where the test runs: enough for ports on unix sockets.
+   * A lab with one daemon in a namespace of its own and one isolated network `lan`, made with these options. Without
+   * root the daemon runs where the test runs: enough for ports on unix sockets.
    */
   static async open(options = ''): Promise<Wiring> {
     const lab = await Lab.open()
