@@ -199,11 +199,11 @@ function installMissing(): void {
 
 async function run(): Promise<void> {
   removeLeftovers()
-  const root = process.getuid?.() === 0
-  if (root) installMissing()
+  const privileged = process.getuid?.() === 0
+  if (privileged) installMissing()
   const topology = openTopology()
   try {
-    await (root ? demoWithNamespaces(topology) : demoWithSockets(topology))
+    await (privileged ? demoWithNamespaces(topology) : demoWithSockets(topology))
     say('\ncleaned up; nothing is left on the host')
   } finally {
     await topology.close()

@@ -171,7 +171,7 @@ export class Client {
     onDropped: (reason: string) => void = () => {},
   ): Promise<Subscription> {
     return this.follow({ topics }, (method, params) => {
-      if (method === 'event') onEvent(params as unknown as Event)
+      if (method === 'event') onEvent(params)
       else if (method === 'subscription.dropped') onDropped((params as { reason: string }).reason)
     })
   }
@@ -182,7 +182,7 @@ export class Client {
     onRates: (rates: Rates) => void,
   ): Promise<Subscription> {
     return this.follow({ ...options, topics: ['rates'] }, (method, params) => {
-      if (method === 'rates') onRates(params as unknown as Rates)
+      if (method === 'rates') onRates(params)
     })
   }
 

@@ -98,7 +98,13 @@ class ShardFabric implements Fabric {
   async start(definition: NetworkDefinition): Promise<void> {
     if (this.networks.has(definition.name))
       throw new Failure('ERR_NETWORK_ACTIVE', `network ${definition.name}: is active already`)
-    const network: ActiveNetwork = { number: this.freeNetwork(), definition, ports: new Map(), told: '', changed: false }
+    const network: ActiveNetwork = {
+      number: this.freeNetwork(),
+      definition,
+      ports: new Map(),
+      told: '',
+      changed: false,
+    }
     this.networks.set(definition.name, network)
     for (const port of definition.ports) this.makePort(network, port)
     await this.configure(network)
@@ -238,7 +244,8 @@ class ShardFabric implements Fabric {
 
   private makePort(network: ActiveNetwork, definition: PortDefinition): ActivePort {
     const number = this.byNumber.indexOf(null)
-    if (number < 0) throw new Failure('ERR_CAPACITY', `port ${definition.name}: ${this.byNumber.length} ports are in use`)
+    if (number < 0)
+      throw new Failure('ERR_CAPACITY', `port ${definition.name}: ${this.byNumber.length} ports are in use`)
     const mac = definition.mac ?? stableMac(network.definition.uuid, definition.name)
     const port = new ActivePort(number, definition, network.definition.mtu, mac, this.shard, (changed) => {
       // what the device found out may change what the shard must know

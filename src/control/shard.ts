@@ -126,7 +126,7 @@ export class Shard {
     const id = this.nextId++
     return new Promise((resolve, reject) => {
       this.waiting.set(id, { resolve, reject })
-      channel.send({ id, ...request } as Request, fds)
+      channel.send({ id, ...request }, fds)
       this.flushLater(channel)
     })
   }

@@ -77,7 +77,9 @@ export class MemoryDriver implements Driver {
       const port = word & EGRESS_PORT_MASK
       this.sent.push({
         port,
-        bytes: tagged ? Uint8Array.of(...frame.subarray(0, 12), 0x81, 0, tci >> 8, tci & 255, ...frame.subarray(12)) : frame,
+        bytes: tagged
+          ? Uint8Array.of(...frame.subarray(0, 12), 0x81, 0, tci >> 8, tci & 255, ...frame.subarray(12))
+          : frame,
         flags: word & ~EGRESS_PORT_MASK,
       })
       this.pool.count(port, TRANSMITTED_PACKETS, 1, frame.length)

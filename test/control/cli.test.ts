@@ -163,7 +163,7 @@ test('QEMU arguments', async () => {
   const uuid = '6f0e8a52-3b1c-4f57-9c1e-0d2a4b6c8e10'
   const advice = (port: object) => {
     const network = parseNetwork({ name: 'n', uuid, ports: [{ name: 'p', ...port }] })
-    return shellLine(qemuAdvice(network, network.ports[0] as never).arguments)
+    return shellLine(qemuAdvice(network, network.ports[0]).arguments)
   }
   const device = `-device virtio-net-pci,netdev=p,mac=${stableMac(uuid, 'p')}`
   const expected: [object, string][] = [

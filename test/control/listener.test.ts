@@ -40,8 +40,8 @@ test('a user who is not admitted is told so', built, async () => {
   }
   // Methods of a native object do not all survive a spread.
   for (const name of ['listenUnix', 'accept', 'watch', 'unwatch', 'close'] as const) {
-    stranger[name] = ((...args: never[]) =>
-      (native as never as Record<string, (...args: never[]) => never>)[name]?.(...args)) as never
+    stranger[name] = (...args: never[]) =>
+      (native as never as Record<string, (...args: never[]) => never>)[name]?.(...args)
   }
   await fixture.start({}, stranger)
   await assert.rejects(fixture.client(), /user 12345 may not command this daemon/)

@@ -18,7 +18,7 @@ export async function ask(questions: readonly string[]): Promise<string[]> {
 }
 
 export async function askOne(question: string): Promise<string> {
-  return (await ask([question]))[0] as string
+  return (await ask([question]))[0]
 }
 
 export const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')

@@ -8,9 +8,9 @@ import { ask, askOne, cannotCompile, hex, unhex } from './ask.js'
 import { segmentVectors } from './segment-vectors.js'
 
 const bad = '2 0 0 0 0'
-const tcp4 = segmentVectors[0] as (typeof segmentVectors)[0]
-const tcp6 = segmentVectors[1] as (typeof segmentVectors)[0]
-const udp4 = segmentVectors[2] as (typeof segmentVectors)[0]
+const tcp4 = segmentVectors[0]
+const tcp6 = segmentVectors[1]
+const udp4 = segmentVectors[2]
 
 interface Claim {
   flags?: number
@@ -102,7 +102,7 @@ suite('offload', { skip: cannotCompile }, () => {
       const options = '3c00010400000000'.repeat(count - 1) + hex(base.subarray(54, 62))
       const frame = unhex(hex(base.subarray(0, 54)) + options + hex(base.subarray(62)))
       new DataView(frame.buffer).setUint16(18, frame.length - 54)
-      const vector = { ...(segmentVectors[3] as (typeof segmentVectors)[0]), checksumStart: 54 + 8 * count }
+      const vector = { ...segmentVectors[3], checksumStart: 54 + 8 * count }
       answers.push(await askOne(claim(vector, { frame: hex(frame) })))
     }
     assert.deepEqual(answers, [`${(5 << 8) | 1} 10 118 6 126`, bad])

@@ -7,7 +7,7 @@ import { checksum, concat } from '../rig/frames.js'
 import { ask, askOne, cannotCompile, hex, seeded, unhex } from './ask.js'
 import { segmentBytes, segmentVectors } from './segment-vectors.js'
 
-const half = (frame: Uint8Array, at: number): number => ((frame[at] as number) << 8) | (frame[at + 1] as number)
+const half = (frame: Uint8Array, at: number): number => (frame[at] << 8) | frame[at + 1]
 const bytesOf = (value: number): number[] => [(value >> 8) & 0xff, value & 0xff]
 
 interface Shape {
@@ -37,7 +37,7 @@ function large(shape: Shape): Uint8Array {
 function verify(frame: Uint8Array): number {
   const ipv6 = half(frame, 12) === 0x86dd
   const l4 = ipv6 ? 54 : 34
-  const protocol = frame[ipv6 ? 20 : 23] as number
+  const protocol = frame[ipv6 ? 20 : 23]
   if (ipv6) {
     assert.equal(half(frame, 18), frame.length - 54)
   } else {
@@ -51,7 +51,7 @@ function verify(frame: Uint8Array): number {
     assert.equal(half(frame, l4 + 4), frame.length - l4)
     return l4 + 8
   }
-  return l4 + ((frame[l4 + 12] as number) >> 4) * 4
+  return l4 + (frame[l4 + 12] >> 4) * 4
 }
 
 async function segmentsOf(bytes: number, frame: Uint8Array): Promise<Uint8Array[]> {

@@ -105,7 +105,7 @@ test('tshark and capinfos read it', wants('tshark'), () => {
     .trim()
     .split('\n')
   assert.deepEqual(
-    rows.map((row) => row.split('\t').map((cell) => (/^0x/.test(cell) ? String(Number(cell)) : cell))),
+    rows.map((row) => row.split('\t').map((cell) => (cell.startsWith('0x') ? String(Number(cell)) : cell))),
     [
       ['vm1', '1700000000.123456789', '42', '52:54:00:00:00:01', '1'],
       ['uplink', '1700000000.123456790', '61', '52:54:00:00:00:01', '2'],

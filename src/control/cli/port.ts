@@ -42,7 +42,7 @@ export function addPortCommands(weft: Command): void {
   const setting = talking(port, 'set <network> <name>', 'change a port', async (session, [network, name], options) => {
     const settings = withNulls(portOptions(options))
     if (Object.keys(settings).length === 0) throw new UsageError('give at least one setting')
-    const result = await session.call('port.set', { network, name, ...settings } as Methods['port.set']['params'])
+    const result = await session.call('port.set', { network, name, ...settings })
     session.print(result, `port ${result.name} of network ${network} is changed`)
   })
   setting
