@@ -22,6 +22,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Names that Debian 12's headers do not have. */
@@ -35,6 +36,8 @@
 
 #define RECEIVE_BUFFER_BYTES (4 << 20)
 #define VNET_HEADER_BYTES 12
+#define BUSY_TRIES 10
+#define BUSY_MILLIS 10
 
 /* ---- work in a namespace ---- */
 
@@ -173,6 +176,17 @@ static int set_up_tap(int fd, int control, const struct tap_request *request, co
     return found->link.flags & IFF_UP ? 0 : write_flags(control, request->name, found->link.flags | IFF_UP);
 }
 
+/* Makes or adopts the device. One that its last owner has just closed is busy for a few milliseconds more. */
+static int take_tap(int fd, struct ifreq *interface) {
+    struct timespec pause = {.tv_nsec = BUSY_MILLIS * 1000000};
+    for (int i = 0; i < BUSY_TRIES; i++) {
+        if (ioctl(fd, TUNSETIFF, interface) == 0) return 0;
+        if (errno != EBUSY) return -errno;
+        nanosleep(&pause, NULL);
+    }
+    return -EBUSY;
+}
+
 static int open_tap(void *argument) {
     struct tap_task *task = argument;
     const struct tap_request *request = task->request;
@@ -189,7 +203,7 @@ static int open_tap(void *argument) {
         return error;
     }
     interface.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (request->multi_queue ? IFF_MULTI_QUEUE : 0));
-    if (ioctl(fd, TUNSETIFF, &interface) < 0) error = -errno;
+    error = take_tap(fd, &interface);
     if (!error && !task->found->existed && request->mac) error = write_mac(control, request->name, request->mac);
     if (!error && !task->found->existed) error = read_link(control, request->name, &task->found->link);
     if (!error) error = set_up_tap(fd, control, request, task->found);

@@ -26,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SPIN_MAX 8 /* microseconds; more only takes the core from the guests */
+#define SPIN_MAX 50 /* microseconds: about what sleeping and waking costs */
 #define SPIN_MIN 2
 #define EPOLL_BATCH 128
 #define KEY_CONTROL PORTS_MAX

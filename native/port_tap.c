@@ -63,7 +63,7 @@ static int read_batch(struct engine *engine, struct port *port, int32_t *packets
     for (; asked < wanted && asked < URING_BATCH; asked++) {
         slots[asked] = pool_take_large(engine);
         if (slots[asked] < 0) break;
-        uring_prepare(uring, false, port->fd, slot_of(engine, slots[asked]) - VNET_HEADER_BYTES,
+        uring_prepare(uring, false, port, slot_of(engine, slots[asked]) - VNET_HEADER_BYTES,
                       VNET_HEADER_BYTES + MAX_FRAME_BYTES);
     }
     if (asked == 0) return -1;
@@ -210,7 +210,7 @@ static bool write_batch(struct engine *engine, struct port *port, const struct o
         offload_express(record, 0, &header);
         uint8_t *start = frame_of(engine, record) - VNET_HEADER_BYTES; /* headroom: not part of any holder's frame */
         memcpy(start, &header, sizeof header);
-        uring_prepare(uring, true, port->fd, start, (uint32_t)(record->length + VNET_HEADER_BYTES));
+        uring_prepare(uring, true, port, start, (uint32_t)(record->length + VNET_HEADER_BYTES));
     }
     if (!uring_perform(uring, results)) {
         engine->uring_refused = true;
@@ -244,7 +244,7 @@ static void tap_transmit(struct engine *engine, struct port *port, const struct 
 }
 
 static void tap_close(struct engine *engine, struct port *port) {
-    (void)engine;
+    if (engine->uring) uring_forget(engine->uring, port);
     close(port->fd);
 }
 

@@ -9,6 +9,8 @@
  * unprivileged process may not pin so much (RLIMIT_MEMLOCK). Then, or where io_uring is switched off
  * (kernel.io_uring_disabled, seccomp), uring_of() answers NULL for ever and nothing is lost but the gain.
  *
+ * Descriptors are entered in the ring's own table at their first use, which spares looking them up a frame.
+ *
  * Every request carries RWF_NOWAIT: it completes while it is submitted, with -EAGAIN if it would have to wait, so a batch
  * is done when the call returns, in the order in which it was prepared. IORING_SETUP_SUBMIT_ALL (Linux 5.18) keeps one
  * failure from stopping those behind it.
@@ -38,6 +40,7 @@ struct uring {
     struct io_uring_cqe *completions;
     const uint8_t *large; /* first byte of the large slots: where buffer 1 begins */
     unsigned prepared;
+    bool known[PORTS_MAX]; /* the port's descriptor is in the ring's own table, at the port's number */
 };
 
 static int enter(struct uring *uring, unsigned submit, unsigned wait) {
@@ -78,13 +81,25 @@ static bool register_slots(struct uring *uring, struct engine *engine) {
     return syscall(__NR_io_uring_register, uring->fd, IORING_REGISTER_BUFFERS, buffers, 2) == 0;
 }
 
+/* The ring's table of descriptors, empty. */
+static bool register_table(struct uring *uring) {
+    int empty[PORTS_MAX];
+    for (int i = 0; i < PORTS_MAX; i++) empty[i] = -1;
+    return syscall(__NR_io_uring_register, uring->fd, IORING_REGISTER_FILES, empty, PORTS_MAX) == 0;
+}
+
+static bool write_table(struct uring *uring, int32_t index, int fd) {
+    struct io_uring_files_update update = {.offset = (uint32_t)index, .fds = (uint64_t)(uintptr_t)&fd};
+    return syscall(__NR_io_uring_register, uring->fd, IORING_REGISTER_FILES_UPDATE, &update, 1) == 1;
+}
+
 static struct uring *open_uring(struct engine *engine) {
     struct io_uring_params params = {.flags = IORING_SETUP_SUBMIT_ALL};
     struct uring *uring = calloc(1, sizeof *uring);
     if (!uring) return NULL;
     uring->fd = (int)syscall(__NR_io_uring_setup, URING_BATCH, &params);
     if (uring->fd >= 0 && params.features & IORING_FEAT_SINGLE_MMAP && map_rings(uring, &params) &&
-        register_slots(uring, engine))
+        register_slots(uring, engine) && register_table(uring))
         return uring;
     uring_close(uring);
     return NULL;
@@ -104,11 +119,19 @@ void uring_close(struct uring *uring) {
     free(uring);
 }
 
-void uring_prepare(struct uring *uring, bool writes, int fd, uint8_t *bytes, uint32_t length) {
+void uring_forget(struct uring *uring, const struct port *port) {
+    if (uring->known[port->index]) write_table(uring, port->index, -1);
+    uring->known[port->index] = false;
+}
+
+void uring_prepare(struct uring *uring, bool writes, const struct port *port, uint8_t *bytes, uint32_t length) {
+    if (!uring->known[port->index]) uring->known[port->index] = write_table(uring, port->index, port->fd);
+    bool known = uring->known[port->index];
     unsigned place = (*uring->submit_tail + uring->prepared) & uring->submit_mask;
     uring->entries[place] = (struct io_uring_sqe){
         .opcode = writes ? IORING_OP_WRITE_FIXED : IORING_OP_READ_FIXED,
-        .fd = fd,
+        .flags = known ? IOSQE_FIXED_FILE : 0,
+        .fd = known ? port->index : port->fd,
         .off = (uint64_t)-1, /* a TAP has no position */
         .addr = (uint64_t)(uintptr_t)bytes,
         .len = length,

@@ -15,8 +15,10 @@ struct uring;
 struct uring *uring_of(struct engine *engine);
 void uring_close(struct uring *uring);
 
-/* One read or write of `length` bytes at `bytes`, which lie in the pool's slots. */
-void uring_prepare(struct uring *uring, bool writes, int fd, uint8_t *bytes, uint32_t length);
+/* One read or write of `length` bytes at `bytes`, which lie in the pool's slots, on the port's descriptor. */
+void uring_prepare(struct uring *uring, bool writes, const struct port *port, uint8_t *bytes, uint32_t length);
+/* Before a port's descriptor is closed: the ring holds it too once it was used. */
+void uring_forget(struct uring *uring, const struct port *port);
 /*
  * Performs what was prepared, in order, without blocking; results[i] is what read(2) or write(2) would have returned, or
  * -errno. Returns false if the ring is of no use any more; then nothing of results is valid.

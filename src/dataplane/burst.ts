@@ -1,8 +1,8 @@
 /**
  * A burst: the packets that are in work together. Stages take one, compact it to the packets that go on, and leave it.
  *
- * The packets themselves are slots of the arena's pool; a packet is its slot's number. Who takes a packet out of a burst
- * owns it: transmits it, or drops it by `Pool.drop`, which counts the reason and frees the slot.
+ * The packets themselves are slots of the arena's pool; a packet is its slot's number. Who takes a packet out of a
+ * burst owns it: transmits it, or drops it by `Pool.drop`, which counts the reason and frees the slot.
  */
 import * as layout from './layout.js'
 import type { Arena } from './layout.js'

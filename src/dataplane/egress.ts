@@ -1,6 +1,6 @@
 /**
- * Egress: the list of pairs (packet, port) of a burst, and what each pair needs: a VLAN tag, a finished checksum, cutting
- * into segments. Native code does the work when it transmits; which port needs what is decided here.
+ * Egress: the list of pairs (packet, port) of a burst, and what each pair needs: a VLAN tag, a finished checksum,
+ * cutting into segments. Native code does the work when it transmits; which port needs what is decided here.
  *
  * A frame longer than the port's MTU is dropped and counted there; a segmentation-offload frame is measured by its
  * segments. Frames for ring ports, whose other end is the control process, are copied into the punt ring here.

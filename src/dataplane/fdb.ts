@@ -1,16 +1,18 @@
 /**
  * The forwarding database: which port an address was last seen at (IEEE 802.1Q clause 8.8).
  *
- * Key: network, VID, MAC. Open addressing with linear probing in the arena's FDB section, so that the control process can
- * list it and the next shard process can take it over; deletion shifts back, there are no tombstones. At most half of the
- * entries are used. The hash multiplies with secret odd numbers, because guests choose the addresses.
+ * Key: network, VID, MAC. Open addressing with linear probing in the arena's FDB section, so that the control process
+ * can list it and the next shard process can take it over; deletion shifts back, there are no tombstones. At most half
+ * of the entries are used. The hash multiplies with secret odd numbers, because guests choose the addresses.
  *
  * What complicates it:
- * - Age. An entry that is not seen for the network's ageing time is forgotten. Each port has a list of its entries by age,
- *   oldest first; seeing an address again moves it to the end, but only once a second, so a busy address costs one compare.
+ * - Age. An entry that is not seen for the network's ageing time is forgotten. Each port has a list of its entries by
+ *   age, oldest first; seeing an address again moves it to the end, but only once a second, so a busy address costs one
+ *   compare.
  * - Moves. An address seen at another port moves there, and the move is counted and told.
- * - Capacity. When the table is full, the oldest entry of the port that holds most makes room: who floods addresses evicts
- *   its own (as in Open vSwitch). A port at its own limit learns nothing more; its frames are forwarded all the same.
+ * - Capacity. When the table is full, the oldest entry of the port that holds most makes room: who floods addresses
+ *   evicts its own (as in Open vSwitch). A port at its own limit learns nothing more; its frames are forwarded all the
+ *   same.
  * - Static entries never age, move or give way, and stand in no list. A frame with such a source at another port is not
  *   learned from.
  *
@@ -88,8 +90,8 @@ export class Fdb {
   }
 
   /**
-   * Reads the entries at the first `count` places, and does nothing with them: in a loop as short as this the reads from a
-   * large table go on side by side, so the burst waits for memory once and not once a frame.
+   * Reads the entries at the first `count` places, and does nothing with them: in a loop as short as this the reads
+   * from a large table go on side by side, so the burst waits for memory once and not once a frame.
    */
   touch(places: Int32Array, count: number): void {
     const entries = this.entries
@@ -328,8 +330,8 @@ export class Fdb {
   }
 
   /**
-   * Takes over what an earlier shard process left, which may have died in the middle of a change and hashed with another
-   * secret: reads every whole entry, and builds the table anew with all ages at 0.
+   * Takes over what an earlier shard process left, which may have died in the middle of a change and hashed with
+   * another secret: reads every whole entry, and builds the table anew with all ages at 0.
    */
   private takeOver(): void {
     const entries = this.entries

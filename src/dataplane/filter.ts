@@ -1,15 +1,15 @@
 /**
  * Capture filters: a small expression language in the manner of tcpdump, compiled once, evaluated on frames.
  *
- *   expression = term { or term }      term = factor { and factor }      factor = not factor | ( expression ) | primitive
+ *   expression = term { or term }     term = factor { and factor }     factor = not factor | ( expression ) | primitive
  *   primitive  = [src|dst] host ADDRESS | [src|dst] net CIDR | [src|dst] port N | [src|dst] portrange N-M
  *              | ether [src|dst] host MAC | vlan [VID] | arp | ip | ip6 | icmp | icmp6 | tcp | udp | proto N
  *              | broadcast | multicast | greater BYTES | less BYTES
  *
- * `&&`, `||` and `!` are understood too; two primitives side by side mean `and`. The program is an Int32Array in postfix
- * order, OPERATION_WORDS words an operation; results stand on a stack of bits, so an expression has at most 32 levels.
- * A frame is looked at behind its outer VLAN tag. IPv6 extension headers are walked up to EXTENSIONS_MAX; of a fragment only
- * the first has ports. Evaluation allocates nothing and reads nothing beyond the frame.
+ * `&&`, `||` and `!` are understood too; two primitives side by side mean `and`. The program is an Int32Array in
+ * postfix order, OPERATION_WORDS words an operation; results stand on a stack of bits, so an expression has at most 32
+ * levels. A frame is looked at behind its outer VLAN tag. IPv6 extension headers are walked up to EXTENSIONS_MAX; of a
+ * fragment only the first has ports. Evaluation allocates nothing and reads nothing beyond the frame.
  */
 import { LENGTH, OFFSET, RECORD_SHIFT, TAG_PRESENT } from './layout.js'
 

@@ -1,8 +1,9 @@
 /**
  * Forward: decides by which ports a frame leaves (IEEE 802.1Q clause 8.6), and lists the pairs of packet and port.
  *
- * A frame to a known address leaves by that port alone; one to an unknown address or a group leaves by every port of its
- * VLAN but the one it came by. Flooding takes a reference a port, never a copy. `admits` holds every condition on a pair.
+ * A frame to a known address leaves by that port alone; one to an unknown address or a group leaves by every port of
+ * its VLAN but the one it came by. Flooding takes a reference a port, never a copy. `admits` holds every condition on a
+ * pair.
  *
  * The list has EGRESS_CAPACITY pairs. When a flood might not fit, what is listed is sent first, so the order is kept.
  */

@@ -6,8 +6,8 @@
  * untagged; no second tag; the type or length field plausible; a source address that can be one; not addressed to the
  * bridge group (01:80:C2:00:00:0X), which no switch forwards; classified to a VID that the port is a member of.
  *
- * A segmentation-offload frame is measured by its segments. A service tag (802.1ad) counts as a second tag: Weft forwards
- * neither, so a guest cannot smuggle one VLAN inside another.
+ * A segmentation-offload frame is measured by its segments. A service tag (802.1ad) counts as a second tag: Weft
+ * forwards neither, so a guest cannot smuggle one VLAN inside another.
  *
  * Leaves in the record: VID, TCI, ETHERTYPE and the addresses as words for the stages behind.
  */
@@ -154,7 +154,9 @@ export class Ingress {
     if (records[record + HEADER_LENGTH] !== 0) records[record + HEADER_LENGTH] -= TAG_BYTES
   }
 
-  /** The frame's VLAN by its tag and the port. Priority-tagged frames (VID 0) count as untagged but keep their priority. */
+  /**
+   * The frame's VLAN by its tag and the port. Priority-tagged frames (VID 0) count as untagged but keep their priority.
+   */
   private classify(record: number, port: number): number {
     const { records } = this.pool
     const tag = records[record + TAG]

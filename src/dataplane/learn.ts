@@ -1,8 +1,8 @@
 /**
  * Learn: remembers at which port each source address is (IEEE 802.1Q clause 8.7).
  *
- * The whole burst is learned before any of it is looked up. So an answer that comes in the same burst as the question is
- * already sent to one port; of an address that moves within one burst, the last place counts.
+ * The whole burst is learned before any of it is looked up. So an answer that comes in the same burst as the question
+ * is already sent to one port; of an address that moves within one burst, the last place counts.
  */
 import type { Burst, Pool } from './burst.js'
 import type { Fdb } from './fdb.js'

@@ -1,8 +1,8 @@
 /**
  * The loop of a shard: receive a burst, take it through the pipeline, once a second forget what is too old.
  *
- * The same loop runs in the shard process over native ports, and in tests and the micro-benchmarks over memory ports. It
- * never waits for the control process: what that has to say is read between two turns (`shard-process.ts`).
+ * The same loop runs in the shard process over native ports, and in tests and the micro-benchmarks over memory ports.
+ * It never waits for the control process: what that has to say is read between two turns (`shard-process.ts`).
  */
 import type { Burst } from './burst.js'
 import type { Transmitter } from './egress.js'
@@ -10,19 +10,13 @@ import * as layout from './layout.js'
 import type { Arena } from './layout.js'
 import * as drops from './drops.js'
 import { Pipeline } from './pipeline.js'
-import { Ring, RING_LENGTH, RING_PORT } from './ring.js'
+import { Ring } from './ring.js'
+import * as ring from './ring.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
-const {
-  BURST_CAPACITY,
-  HEADER_INJECT,
-  HEADER_INJECT_BYTES,
-  HEADER_NOW,
-  HEADER_TURNS,
-  INGRESS,
-  OFFSET,
-  RECORD_SHIFT,
-} = layout
+const { BURST_CAPACITY, HEADER_INJECT, HEADER_INJECT_BYTES, HEADER_NOW, HEADER_TURNS, INGRESS, OFFSET, RECORD_SHIFT } =
+  layout
+const { RING_LENGTH, RING_PORT } = ring
 const { DROP_NO_SLOT } = drops
 
 /** What moves the bytes: native code, or memory ports. */

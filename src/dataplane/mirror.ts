@@ -1,9 +1,10 @@
 /**
  * Mirror: copies of frames for captures, and the frames of ring ports, into the punt ring to the control process.
  *
- * A capture of one port takes what the port receives and what it sends; a capture of a whole network takes each frame once,
- * as received. What matches its filter is copied whole; a frame that finds the ring full is lost to the capture, counted in
- * the ring, and forwarded all the same. Capacity: CAPTURES_MAX captures a shard. Without one, a burst pays one comparison.
+ * A capture of one port takes what the port receives and what it sends; a capture of a whole network takes each frame
+ * once, as received. What matches its filter is copied whole; a frame that finds the ring full is lost to the capture,
+ * counted in the ring, and forwarded all the same. Capacity: CAPTURES_MAX captures a shard. Without one, a burst pays
+ * one comparison.
  *
  * A captured frame shows what passed: of a segmentation-offload frame the whole, with its checksum unfinished.
  */
@@ -12,18 +13,8 @@ import { Filter } from './filter.js'
 import * as layout from './layout.js'
 import type { Arena } from './layout.js'
 import type { PortTable } from './port-table.js'
-import {
-  MESSAGE_CAPTURE,
-  MESSAGE_FRAME,
-  RING_DIRECTION,
-  RING_ID,
-  RING_KIND,
-  RING_NANOS,
-  RING_PORT,
-  RING_SECONDS,
-  RING_TAG,
-  type Ring,
-} from './ring.js'
+import * as ringLayout from './ring.js'
+import type { Ring } from './ring.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
 const {
@@ -42,6 +33,17 @@ const {
   TAG_PRESENT,
   TCI,
 } = layout
+const {
+  MESSAGE_CAPTURE,
+  MESSAGE_FRAME,
+  RING_DIRECTION,
+  RING_ID,
+  RING_KIND,
+  RING_NANOS,
+  RING_PORT,
+  RING_SECONDS,
+  RING_TAG,
+} = ringLayout
 
 export const CAPTURES_MAX = 16
 const RECEIVED = 0

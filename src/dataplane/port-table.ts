@@ -1,13 +1,13 @@
 /**
  * What the pipeline knows of ports and networks: compiled configuration, in arrays indexed by the port's number.
  *
- * A port is an integer. The control process numbers ports and networks and sends a whole network's compiled configuration;
- * `configure` writes it into the arrays between two bursts, so a frame sees the old configuration or the new one, never a
- * mixture. Capacity: as many ports as the arena has rows, NETWORKS_MAX networks.
+ * A port is an integer. The control process numbers ports and networks and sends a whole network's compiled
+ * configuration; `configure` writes it into the arrays between two bursts, so a frame sees the old configuration or the
+ * new one, never a mixture. Capacity: as many ports as the arena has rows, NETWORKS_MAX networks.
  *
  * VLANs. A network has two parts that never mix. Ports without VLAN options form its VLAN-unaware part: one broadcast
- * domain, VID 0 inside, in which a received tag is payload and comes out again as it was. Ports with `access` or `trunk`
- * form its VLAN-aware part (IEEE 802.1Q): every frame belongs to a VID of 1 to 4094.
+ * domain, VID 0 inside, in which a received tag is payload and comes out again as it was. Ports with `access` or
+ * `trunk` form its VLAN-aware part (IEEE 802.1Q): every frame belongs to a VID of 1 to 4094.
  */
 export const NETWORKS_MAX = 512
 
@@ -113,6 +113,7 @@ export class PortTable {
 
   private write(network: number, agingSeconds: number, port: CompiledPort): void {
     const row = port.port
+    this.forget(row) // it may come from another network
     this.flags[row] = port.flags | PORT_PRESENT
     this.network[row] = network
     this.maxFrame[row] = port.mtu + 14

@@ -3,9 +3,9 @@
  *
  *   0: write cursor   128: read cursor   256: messages lost   4096: data, a power of two long
  *
- * Cursors count bytes for ever (int32, wrapping) and are published once a message is whole, with Atomics. A message is a
- * header of RING_MESSAGE_WORDS int32 and its bytes, rounded up to 32; one that would cross the end of the data is preceded
- * by a filler. Full: the message is lost and counted, nothing waits.
+ * Cursors count bytes for ever (int32, wrapping) and are published once a message is whole, with Atomics. A message is
+ * a header of RING_MESSAGE_WORDS int32 and its bytes, rounded up to 32; one that would cross the end of the data is
+ * preceded by a filler. Full: the message is lost and counted, nothing waits.
  */
 import { RING_HEADER_BYTES } from './layout.js'
 
