@@ -46,8 +46,6 @@ static void fill_free_stacks(struct engine *engine) {
     for (int32_t i = 0; i < large; i++) engine->free_large[i] = small + large - 1 - i;
     engine->header[HEADER_FREE_SMALL_COUNT] = small;
     engine->header[HEADER_FREE_LARGE_COUNT] = large;
-    engine->header[HEADER_HELD_SMALL] = 0;
-    engine->header[HEADER_HELD_LARGE] = 0;
 }
 
 /* A section's first byte, NULL if it does not lie whole in the arena. */
@@ -269,7 +267,7 @@ static void write_time(struct engine *engine) {
     clock_gettime(CLOCK_REALTIME, &time);
     engine->header[HEADER_TIME_SECONDS] = (int32_t)time.tv_sec;
     engine->header[HEADER_TIME_NANOS] = (int32_t)time.tv_nsec;
-    engine->header[HEADER_NOW] = (int32_t)((now_nanos() - engine->started) / 1000000);
+    engine->header[HEADER_NOW] = (int32_t)((now_nanos() - engine->started) / 1000000000);
 }
 
 static bool has_news(const struct engine *engine) {

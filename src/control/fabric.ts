@@ -177,7 +177,7 @@ class ShardFabric implements Fabric {
     const network = this.network(name)
     const wanted = filter.port === undefined ? -1 : this.activePort(name, filter.port).number
     const { fdb, header } = this.shard.arena
-    const seconds = Math.floor(header[HEADER_NOW] / 1000)
+    const seconds = header[HEADER_NOW]
     const found: FdbEntry[] = []
     for (let i = 0; i < this.shard.fdbRows(); i++) {
       const entry = i << FDB_SHIFT

@@ -85,39 +85,47 @@ export class Egress {
     if (left > 0) this.transmitter.transmit(left)
   }
 
-  /** Compacts the list to the pairs that can be sent, and writes down what each needs. */
+  /**
+   * Compacts the list to the pairs that can be sent, and writes down what each needs. What the port has to say is looked
+   * up once for a run of pairs with it.
+   */
   private prepare(listed: number): number {
     const { pairs } = this
     const { records } = this.pool
     let kept = 0
+    let port = -1
+    let longest = 0
+    let untagged = 0
+    let isVlanAware = false
     for (let i = 0; i < listed; i++) {
       const packet = pairs[i * EGRESS_STRIDE + EGRESS_PACKET]
-      const port = pairs[i * EGRESS_STRIDE + EGRESS_PORT]
+      if (pairs[i * EGRESS_STRIDE + EGRESS_PORT] !== port) {
+        port = pairs[i * EGRESS_STRIDE + EGRESS_PORT]
+        longest = this.ports.maxFrame[port]
+        untagged = this.ports.pvid[port]
+        isVlanAware = (this.ports.flags[port] & PORT_VLAN_AWARE) !== 0
+      }
       const record = packet << RECORD_SHIFT
       const segment = records[record + SEGMENT_BYTES]
       const wire = segment === 0 ? records[record + LENGTH] : records[record + HEADER_LENGTH] + segment
-      if (wire > this.ports.maxFrame[port]) {
+      if (wire > longest) {
         this.pool.countDrop(port, DROP_EGRESS_MTU)
         this.pool.release(packet)
         continue
       }
+      // in the VLAN-unaware part a tag is payload: it goes out as it came
+      const tagged = isVlanAware ? records[record + VID] !== untagged : records[record + TAG] !== 0
+      const finishing = records[record + OFFLOAD] === 0 ? 0 : this.finishing(record, port)
       const at = kept++ * EGRESS_STRIDE
       pairs[at + EGRESS_PACKET] = packet
-      pairs[at + EGRESS_PORT] = port | this.tagging(record, port) | this.finishing(record, port)
+      pairs[at + EGRESS_PORT] = port | (tagged ? EGRESS_TAGGED : 0) | finishing
     }
     return kept
-  }
-
-  private tagging(record: number, port: number): number {
-    const { records } = this.pool
-    if ((this.ports.flags[port] & PORT_VLAN_AWARE) === 0) return records[record + TAG] === 0 ? 0 : EGRESS_TAGGED
-    return records[record + VID] === this.ports.pvid[port] ? 0 : EGRESS_TAGGED
   }
 
   private finishing(record: number, port: number): number {
     const { records } = this.pool
     const offload = records[record + OFFLOAD]
-    if (offload === 0) return 0
     const takes = this.ports.offloads[port]
     const type = (offload >> GSO_SHIFT) & 0x7f
     const needs =

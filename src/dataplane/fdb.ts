@@ -21,6 +21,7 @@
 import * as layout from './layout.js'
 import type { Arena } from './layout.js'
 import type { PortTable } from './port-table.js'
+import { Ranking } from './ranking.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
 const {
@@ -62,7 +63,8 @@ export class Fdb {
   private readonly limit: number
   private readonly oldest: Int32Array
   private readonly newest: Int32Array
-  private readonly held: Int32Array // learned entries by port
+  private readonly ranking: Ranking // learned entries by port
+  private readonly held: Int32Array // the same, to read
   private readonly secret: Int32Array // odd multipliers
   touched = 0 // what `touch` read: of no use
 
@@ -76,7 +78,8 @@ export class Fdb {
     this.limit = arena.header[HEADER_FDB_CAPACITY] >> 1
     this.oldest = new Int32Array(ports.size).fill(-1)
     this.newest = new Int32Array(ports.size).fill(-1)
-    this.held = new Int32Array(ports.size)
+    this.ranking = new Ranking(ports.size)
+    this.held = this.ranking.counts
     this.secret = Int32Array.from(secret, (value) => value | 1)
     this.takeOver()
   }
@@ -119,9 +122,8 @@ export class Fdb {
       this.insertLearned(low, keyHigh, network + 1, port, seconds)
     } else if (entries[entry + FDB_PORT] === port) {
       if (entries[entry + FDB_SEEN] !== seconds && entries[entry + FDB_SEEN] !== FDB_STATIC) {
-        this.unlink(entry)
         entries[entry + FDB_SEEN] = seconds
-        this.append(entry, port)
+        this.toNewest(entry, port)
       }
     } else if (entries[entry + FDB_SEEN] !== FDB_STATIC) {
       this.move(entry, port, seconds)
@@ -130,11 +132,12 @@ export class Fdb {
 
   /** Adds or replaces a static entry. Returns false if the table is full of static entries. */
   addStatic(low: number, keyHigh: number, network: number, port: number): boolean {
-    let entry = this.find(this.place(low, keyHigh, network), low, keyHigh, network + 1)
+    const entry = this.find(this.place(low, keyHigh, network), low, keyHigh, network + 1)
     if (entry >= 0 && this.entries[entry + FDB_SEEN] !== FDB_STATIC) this.unlink(entry)
     if (entry < 0) {
       if (this.header[HEADER_FDB_USED] >= this.limit && !this.evict()) return false
-      entry = this.claim(low, keyHigh, network + 1)
+      this.claim(low, keyHigh, network + 1, port, FDB_STATIC)
+      return true
     }
     this.entries[entry + FDB_PORT] = port
     this.entries[entry + FDB_SEEN] = FDB_STATIC
@@ -211,8 +214,8 @@ export class Fdb {
     }
   }
 
-  /** Takes the free place for a key that is not in the table. The rest of the entry is the caller's to write. */
-  private claim(low: number, keyHigh: number, network: number): number {
+  /** Writes an entry for a key that is not in the table into its free place; returns it. */
+  private claim(low: number, keyHigh: number, network: number, port: number, seen: number): number {
     const entries = this.entries
     let entry = this.hash(low, keyHigh, network)
     while (entries[entry + FDB_NETWORK] !== 0) entry = (entry + ENTRY_WORDS) & this.wordMask
@@ -221,7 +224,9 @@ export class Fdb {
     entries[entry + FDB_OLDER] = -1
     entries[entry + FDB_NEWER] = -1
     entries[entry + FDB_MOVES] = 0
-    entries[entry + FDB_NETWORK] = network
+    entries[entry + FDB_PORT] = port
+    entries[entry + FDB_SEEN] = seen
+    entries[entry + FDB_NETWORK] = network // last: from here on the entry counts, should this process die
     this.header[HEADER_FDB_USED]++
     return entry
   }
@@ -235,10 +240,7 @@ export class Fdb {
       this.header[HEADER_FDB_REFUSED]++
       return
     }
-    const entry = this.claim(low, keyHigh, network)
-    this.entries[entry + FDB_PORT] = port
-    this.entries[entry + FDB_SEEN] = seconds
-    this.append(entry, port)
+    this.append(this.claim(low, keyHigh, network, port, seconds), port)
     this.header[HEADER_FDB_LEARNED]++
   }
 
@@ -266,8 +268,7 @@ export class Fdb {
 
   /** Makes room: forgets the oldest entry of the port that holds most. False if there are only static ones. */
   private evict(): boolean {
-    let fullest = 0
-    for (let port = 1; port < this.held.length; port++) if (this.held[port] > this.held[fullest]) fullest = port
+    const fullest = this.ranking.first()
     if (this.held[fullest] === 0) return false
     this.erase(this.oldest[fullest])
     this.header[HEADER_FDB_EVICTED]++
@@ -277,6 +278,23 @@ export class Fdb {
   // A port's list by age.
 
   private append(entry: number, port: number): void {
+    this.linkNewest(entry, port)
+    this.ranking.add(port, 1)
+  }
+
+  private unlink(entry: number): void {
+    const port = this.entries[entry + FDB_PORT]
+    this.takeOut(entry, port)
+    this.ranking.add(port, -1)
+  }
+
+  private toNewest(entry: number, port: number): void {
+    if (this.newest[port] === entry) return
+    this.takeOut(entry, port)
+    this.linkNewest(entry, port)
+  }
+
+  private linkNewest(entry: number, port: number): void {
     const entries = this.entries
     const last = this.newest[port]
     entries[entry + FDB_OLDER] = last
@@ -284,19 +302,16 @@ export class Fdb {
     if (last < 0) this.oldest[port] = entry
     else entries[last + FDB_NEWER] = entry
     this.newest[port] = entry
-    this.held[port]++
   }
 
-  private unlink(entry: number): void {
+  private takeOut(entry: number, port: number): void {
     const entries = this.entries
-    const port = entries[entry + FDB_PORT]
     const older = entries[entry + FDB_OLDER]
     const newer = entries[entry + FDB_NEWER]
     if (older < 0) this.oldest[port] = newer
     else entries[older + FDB_NEWER] = newer
     if (newer < 0) this.newest[port] = older
     else entries[newer + FDB_OLDER] = older
-    this.held[port]--
   }
 
   /** Deletes an entry and closes the gap: later entries of the same run move up. */
@@ -353,10 +368,9 @@ export class Fdb {
     for (let i = 0; i < found.length && this.header[HEADER_FDB_USED] < this.limit; i += 5) {
       const place = this.hash(found[i], found[i + 1], found[i + 2])
       if (this.find(place, found[i], found[i + 1], found[i + 2]) >= 0) continue // copied half-way by a deletion
-      const entry = this.claim(found[i], found[i + 1], found[i + 2])
-      entries[entry + FDB_PORT] = found[i + 3]
-      entries[entry + FDB_SEEN] = found[i + 4] === FDB_STATIC ? FDB_STATIC : 0
-      if (found[i + 4] !== FDB_STATIC) this.append(entry, found[i + 3])
+      const seen = found[i + 4] === FDB_STATIC ? FDB_STATIC : 0
+      const entry = this.claim(found[i], found[i + 1], found[i + 2], found[i + 3], seen)
+      if (seen !== FDB_STATIC) this.append(entry, found[i + 3])
     }
   }
 }

@@ -25,7 +25,8 @@ export class Forward {
   private readonly ports: PortTable
   private readonly fdb: Fdb
   private readonly egress: Egress
-  private readonly places = new Int32Array(BURST_CAPACITY) // of the burst's destinations in the FDB
+  private readonly starts = new Int32Array(BURST_CAPACITY + 1) // where in the burst each run begins
+  private readonly places = new Int32Array(BURST_CAPACITY) // of the runs' destinations in the FDB
 
   constructor(pool: Pool, ports: PortTable, fdb: Fdb, egress: Egress) {
     this.pool = pool
@@ -36,47 +37,68 @@ export class Forward {
 
   /** Takes every packet of the burst: each is listed for egress or dropped. */
   process(burst: Burst): void {
-    this.findPlaces(burst)
-    const { packets, count } = burst
-    const { places, fdb } = this
+    const { packets } = burst
+    const { starts, places, fdb } = this
     const { records } = this.pool
-    for (let i = 0; i < count; i++) {
-      const packet = packets[i]
-      const record = packet << RECORD_SHIFT
+    const runs = this.findRuns(burst)
+    fdb.touch(places, runs)
+    for (let run = 0; run < runs; run++) {
+      const record = packets[starts[run]] << RECORD_SHIFT
       const ingress = records[record + INGRESS]
       const high = records[record + MAC_HIGH] & 0xffff
       const vid = records[record + VID]
       const network = this.ports.network[ingress]
-      const port =
-        (high & 1) !== 0 ? -1 : fdb.lookup(places[i], records[record + DESTINATION_LOW], high | (vid << 16), network)
-      if (port < 0) this.flood(packet, ingress, vid, network)
-      else this.unicast(packet, ingress, vid, port)
+      const low = records[record + DESTINATION_LOW]
+      const port = (high & 1) !== 0 ? -1 : fdb.lookup(places[run], low, high | (vid << 16), network)
+      const end = starts[run + 1]
+      if (port < 0) for (let i = starts[run]; i < end; i++) this.flood(packets[i], ingress, vid, network)
+      else this.unicast(packets, starts[run], end, ingress, vid, port)
     }
     burst.count = 0
   }
 
-  private findPlaces(burst: Burst): void {
+  /**
+   * Finds the runs of frames from one port to one address in one VLAN, which are judged once: their starts, with the
+   * burst's end behind the last. Returns how many there are.
+   */
+  private findRuns(burst: Burst): number {
     const { packets, count } = burst
-    const { places, fdb } = this
+    const { starts, places, fdb } = this
     const { records } = this.pool
     const { network } = this.ports
+    let runs = 0
+    let lastLow = 0
+    let lastKey = -1
+    let lastPort = -1
     for (let i = 0; i < count; i++) {
       const record = packets[i] << RECORD_SHIFT
+      const port = records[record + INGRESS]
+      const low = records[record + DESTINATION_LOW]
       const key = (records[record + MAC_HIGH] & 0xffff) | (records[record + VID] << 16)
-      places[i] = fdb.place(records[record + DESTINATION_LOW], key, network[records[record + INGRESS]])
+      if (low === lastLow && key === lastKey && port === lastPort) continue
+      starts[runs] = i
+      places[runs++] = fdb.place(low, key, network[port])
+      lastLow = low
+      lastKey = key
+      lastPort = port
     }
-    fdb.touch(places, count)
+    starts[runs] = count
+    return runs
   }
 
-  private unicast(packet: number, ingress: number, vid: number, port: number): void {
-    if (port === ingress) this.pool.drop(packet, DROP_SAME_PORT)
-    else if (!this.admits(ingress, port, vid)) this.pool.drop(packet, DROP_NO_RECIPIENT)
-    else if ((this.ports.flags[port] & PORT_LINK) === 0) {
-      this.pool.countDrop(port, DROP_EGRESS_DOWN)
-      this.pool.release(packet)
+  /** Lists or drops the packets from `start` to before `end`, which all go to one port. */
+  private unicast(packets: Int32Array, start: number, end: number, ingress: number, vid: number, port: number): void {
+    if (port === ingress || !this.admits(ingress, port, vid)) {
+      const reason = port === ingress ? DROP_SAME_PORT : DROP_NO_RECIPIENT
+      for (let i = start; i < end; i++) this.pool.drop(packets[i], reason)
+    } else if ((this.ports.flags[port] & PORT_LINK) === 0) {
+      for (let i = start; i < end; i++) {
+        this.pool.countDrop(port, DROP_EGRESS_DOWN)
+        this.pool.release(packets[i])
+      }
     } else {
-      this.egress.reserve(1)
-      this.egress.list(packet, port)
+      this.egress.reserve(end - start)
+      for (let i = start; i < end; i++) this.egress.list(packets[i], port)
     }
   }
 

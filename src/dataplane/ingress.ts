@@ -68,6 +68,9 @@ const ADMITTED = 0
 const LINK_LOCAL_HIGH = 0x8001
 const LINK_LOCAL_LOW = 0x000000c2
 const LINK_LOCAL_MASK = 0xf0ffffff | 0
+/** The first four octets of those, and of a source address the bit that makes it a group, in words so loaded. */
+const LINK_LOCAL_FIRST = 0x00c28001
+const SOURCE_GROUP_BIT = 0x10000
 
 export class Ingress {
   private readonly pool: Pool
@@ -78,31 +81,77 @@ export class Ingress {
     this.ports = ports
   }
 
+  /**
+   * Most frames are plain: untagged, finished, of a length the port takes. What the port has to say of those is looked up
+   * once for a run of frames from it, and the frame's header is judged here; every other frame is judged by `admit`.
+   */
   process(burst: Burst): void {
     const { packets } = burst
-    const { records } = this.pool
+    const { records, view } = this.pool
     const count = burst.count
     let kept = 0
     let port = -1
     let frames = 0
     let bytes = 0
+    let vid = 0
+    let longest = 0
     for (let i = 0; i < count; i++) {
       const packet = packets[i]
       const record = packet << RECORD_SHIFT
       if (records[record + INGRESS] !== port) {
-        // a burst comes in runs of one port
         if (frames > 0) this.pool.count(port, RECEIVED_PACKETS, frames, bytes)
         port = records[record + INGRESS]
         frames = bytes = 0
+        vid = this.plainVid(port)
+        longest = vid === VID_NONE ? 0 : this.ports.maxFrame[port]
       }
+      const length = records[record + LENGTH]
       frames++
-      bytes += records[record + LENGTH]
+      bytes += length
+      if (
+        (records[record + OFFLOAD] | records[record + TAG]) === 0 &&
+        length >= ETHERNET_HEADER_BYTES &&
+        length <= longest
+      ) {
+        const frame = records[record + OFFSET]
+        const type = view.getUint16(frame + 12)
+        const first = view.getInt32(frame, true)
+        const middle = view.getInt32(frame + 4, true)
+        const last = view.getInt32(frame + 8, true)
+        if (
+          type >= TYPE_LEAST &&
+          type !== TYPE_VLAN &&
+          type !== TYPE_SERVICE_VLAN &&
+          type !== TYPE_OLD_SERVICE_VLAN &&
+          (middle & SOURCE_GROUP_BIT) === 0 &&
+          ((middle >>> 16) | last) !== 0 &&
+          first !== LINK_LOCAL_FIRST
+        ) {
+          records[record + VID] = vid
+          records[record + TCI] = vid
+          records[record + ETHERTYPE] = type
+          records[record + DESTINATION_LOW] = (first >>> 16) | (middle << 16)
+          records[record + SOURCE_LOW] = last
+          records[record + MAC_HIGH] = (first & 0xffff) | (middle & ~0xffff)
+          packets[kept++] = packet
+          continue
+        }
+      }
       const reason = this.admit(record, port)
       if (reason === ADMITTED) packets[kept++] = packet
       else this.pool.drop(packet, reason)
     }
     if (frames > 0) this.pool.count(port, RECEIVED_PACKETS, frames, bytes)
     burst.count = kept
+  }
+
+  /** The VLAN of a port's untagged frames; VID_NONE if it takes none, or none at all. */
+  private plainVid(port: number): number {
+    const flags = this.ports.flags[port]
+    if ((flags & PORT_LINK) === 0) return VID_NONE
+    if ((flags & PORT_VLAN_AWARE) === 0) return 0
+    const pvid = this.ports.pvid[port]
+    return pvid !== VID_NONE && this.ports.isMember(port, pvid) ? pvid : VID_NONE
   }
 
   private admit(record: number, port: number): number {

@@ -16,7 +16,8 @@ export class Learn {
   private readonly pool: Pool
   private readonly ports: PortTable
   private readonly fdb: Fdb
-  private readonly places = new Int32Array(BURST_CAPACITY) // of the burst's sources in the FDB
+  private readonly sources = new Int32Array(BURST_CAPACITY) // records of frames whose source differs from the last's
+  private readonly places = new Int32Array(BURST_CAPACITY) // of those sources in the FDB
 
   constructor(pool: Pool, ports: PortTable, fdb: Fdb) {
     this.pool = pool
@@ -26,37 +27,41 @@ export class Learn {
 
   /** @param seconds now, in the FDB's seconds */
   process(burst: Burst, seconds: number): void {
-    this.findPlaces(burst)
-    const { packets, count } = burst
-    const { places, fdb } = this
+    const count = this.findSources(burst)
+    const { sources, places, fdb } = this
     const { records } = this.pool
     const { network } = this.ports
+    fdb.touch(places, count)
+    for (let i = 0; i < count; i++) {
+      const record = sources[i]
+      const port = records[record + INGRESS]
+      const key = (records[record + MAC_HIGH] >>> 16) | (records[record + VID] << 16)
+      fdb.learn(places[i], records[record + SOURCE_LOW], key, network[port], port, seconds)
+    }
+  }
+
+  /** A burst comes in runs from one source: one frame of each run is enough. Returns how many runs there are. */
+  private findSources(burst: Burst): number {
+    const { packets, count } = burst
+    const { sources, places, fdb } = this
+    const { records } = this.pool
+    const { network } = this.ports
+    let found = 0
     let lastLow = 0
-    let lastKey = 0
+    let lastKey = -1
     let lastPort = -1
     for (let i = 0; i < count; i++) {
       const record = packets[i] << RECORD_SHIFT
       const port = records[record + INGRESS]
       const low = records[record + SOURCE_LOW]
       const key = (records[record + MAC_HIGH] >>> 16) | (records[record + VID] << 16)
-      if (low === lastLow && key === lastKey && port === lastPort) continue // the frame before was from there too
-      fdb.learn(places[i], low, key, network[port], port, seconds)
+      if (low === lastLow && key === lastKey && port === lastPort) continue
+      sources[found] = record
+      places[found++] = fdb.place(low, key, network[port])
       lastLow = low
       lastKey = key
       lastPort = port
     }
-  }
-
-  private findPlaces(burst: Burst): void {
-    const { packets, count } = burst
-    const { places, fdb } = this
-    const { records } = this.pool
-    const { network } = this.ports
-    for (let i = 0; i < count; i++) {
-      const record = packets[i] << RECORD_SHIFT
-      const key = (records[record + MAC_HIGH] >>> 16) | (records[record + VID] << 16)
-      places[i] = fdb.place(records[record + SOURCE_LOW], key, network[records[record + INGRESS]])
-    }
-    fdb.touch(places, count)
+    return found
   }
 }

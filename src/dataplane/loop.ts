@@ -56,7 +56,7 @@ export class Loop {
       this.header[HEADER_TURNS]++
       this.pipeline.process(burst)
     }
-    const seconds = (this.header[HEADER_NOW] / 1000) | 0
+    const seconds = this.header[HEADER_NOW]
     if (seconds !== this.sweptAt || this.sweepAgain) {
       this.sweptAt = seconds
       this.sweepAgain = this.pipeline.fdb.sweep(seconds)

@@ -55,10 +55,9 @@ export class Pipeline {
 
   /** Takes the burst through all stages; every packet of it is sent or freed when this returns. */
   process(burst: Burst): void {
-    const seconds = (this.header[HEADER_NOW] / 1000) | 0
     if (this.mirror.active) this.mirror.received(burst)
     this.ingress.process(burst)
-    this.learn.process(burst, seconds)
+    this.learn.process(burst, this.header[HEADER_NOW])
     this.forward.process(burst)
     this.egress.transmit()
   }

@@ -156,7 +156,7 @@ export class Switch {
   }
 
   set seconds(seconds: number) {
-    this.arena.header[HEADER_NOW] = seconds * 1000
+    this.arena.header[HEADER_NOW] = seconds
   }
 
   /** All drops since the start: 'port reason' to count. */
