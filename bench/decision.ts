@@ -13,11 +13,11 @@
  * cost is measured by itself, with the same frames, and subtracted: "decision" is the turn, less "driver". No frame is
  * dropped (checked), so the pool stays as it is.
  *
- * Cases: `few` is 2 ports with one address each, in runs of 32 frames; `alternating` the same, each frame from the other
- * port, as no device gives them. `many` is 1,000 ports and 100,000 addresses, each frame between two
- * of them at random, so that nearly every frame comes by another port and no entry is warm: the worst there is. `hot` has
- * the same table, and 64 conversations that come in runs of 8 frames, as traffic does. `tagged` is `few` between trunks,
- * each frame with a tag to be popped. `flood` is a group address to 8 other ports. `attack` is a full table with a new
+ * Cases: `few` is 2 ports with one address each, in runs of 32 frames; `alternating` the same, each frame from the
+ * other port, as no device gives them. `many` is 1,000 ports and 100,000 addresses, each frame between two of them at
+ * random, so that nearly every frame comes by another port and no entry is warm: the worst there is. `hot` has the same
+ * table, and 64 conversations that come in runs of 8 frames, as traffic does. `tagged` is `few` between trunks, each
+ * frame with a tag to be popped. `flood` is a group address to 8 other ports. `attack` is a full table with a new
  * source address in each frame, so that each learns and evicts; it is no case of the 30 ns, but must stay bounded.
  *
  * Seeded; timed by package `benchmark`, see `nanoseconds`. The clock of the

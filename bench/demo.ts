@@ -5,9 +5,9 @@
  *   b (VLAN 10) ---+--- weft
  *   c (VLAN 20) ---+
  *
- * As root the hosts are network namespaces on `tap` ports: a pings b and passes TCP to it, c reaches neither although all
- * three are in one subnet; then the rates and the forwarding database. Without root the hosts are programs on `qemu`
- * sockets that send Ethernet frames: the same separation, and frames a second; what is left out is said.
+ * As root the hosts are network namespaces on `tap` ports: a pings b and passes TCP to it, c reaches neither although
+ * all three are in one subnet; then the rates and the forwarding database. Without root the hosts are programs on
+ * `qemu` sockets that send Ethernet frames: the same separation, and frames a second; what is left out is said.
  *
  * Everything it claims it has just seen: a step that goes otherwise ends the demo with status 1.
  */

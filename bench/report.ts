@@ -1,9 +1,9 @@
 /**
  * What the rounds of a bench come to: medians, ratios, a table in Markdown, lines of `name value unit`, JSON.
  *
- * A figure is the median of its rounds; the rounds stand in the JSON. A ratio is the median of the ratios round by round,
- * since the contenders of one round ran shortly after each other and shared the machine's weather. A contender that was
- * skipped or failed is named with the reason.
+ * A figure is the median of its rounds; the rounds stand in the JSON. A ratio is the median of the ratios round by
+ * round, since the contenders of one round ran shortly after each other and shared the machine's weather. A contender
+ * that was skipped or failed is named with the reason.
  */
 import type { Frames, Tcp } from './measure.js'
 

@@ -1,11 +1,12 @@
 /*
  * The Node-API binding: thin, integers and one arena. src/ports/native.ts declares and describes every function.
  *
- * Functions that act return 0, a descriptor or a count, and -errno where they fail; TypeScript makes the error's sentence.
- * Arguments are checked for their type only: the caller is Weft itself, never a guest. What guests give is checked where
- * it is read, in the port kinds.
+ * Functions that act return 0, a descriptor or a count, and -errno where they fail; TypeScript makes the error's
+ * sentence. Arguments are checked for their type only: the caller is Weft itself, never a guest. What guests give is
+ * checked where it is read, in the port kinds.
  *
- * State is per Node environment (one engine each), so that the addon also loads into several environments of one process.
+ * State is per Node environment (one engine each), so that the addon also loads into several environments of one
+ * process.
  */
 #define NAPI_VERSION 8
 #include <errno.h>
@@ -71,7 +72,8 @@ static const char *text(const struct call *call, size_t index, char out[TEXT_MAX
 static bool address(const struct call *call, size_t index, uint8_t mac[6]) {
     char digits[TEXT_MAX];
     text(call, index, digits);
-    return sscanf(digits, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx", &mac[0], &mac[1], &mac[2], &mac[3], &mac[4], &mac[5]) == 6;
+    return sscanf(digits, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx", &mac[0], &mac[1], &mac[2], &mac[3], &mac[4],
+                  &mac[5]) == 6;
 }
 
 static napi_value number(napi_env env, int64_t value) {
@@ -428,7 +430,8 @@ FUNCTION(layout) {
     WORD(GSO_UDP4_FRAGMENTED), WORD(GSO_TCP6), WORD(GSO_UDP), WORD(GSO_ECN), WORD(EGRESS_PORT_MASK);
     WORD(EGRESS_TAGGED), WORD(EGRESS_SEGMENT), WORD(EGRESS_CHECKSUM), WORD(COUNTER_SHIFT), WORD(RECEIVED_PACKETS);
     WORD(RECEIVED_BYTES), WORD(TRANSMITTED_PACKETS), WORD(TRANSMITTED_BYTES), WORD(SEGMENTED_PACKETS);
-    WORD(COMPLETED_CHECKSUMS), WORD(HELD_BYTES), WORD(DROP_SHIFT), WORD(DROP_NO_SLOT), WORD(DROP_RECEIVE_ERROR), WORD(DROP_QUEUE_FULL);
+    WORD(COMPLETED_CHECKSUMS), WORD(HELD_BYTES), WORD(DROP_SHIFT), WORD(DROP_NO_SLOT), WORD(DROP_RECEIVE_ERROR),
+        WORD(DROP_QUEUE_FULL);
     WORD(DROP_NO_PEER), WORD(DROP_TRANSMIT_ERROR), WORD(DROP_SEGMENTATION), WORD(KIND_TAP), WORD(KIND_PACKET);
     WORD(KIND_STREAM), WORD(KIND_DGRAM);
     FIELD("OFFSET", offset), FIELD("LENGTH", length), FIELD("INGRESS", ingress), FIELD("TAG", tag), FIELD("VID", vid);
@@ -454,16 +457,41 @@ NAPI_MODULE_INIT() {
         const char *name;
         napi_callback function;
     } functions[] = {
-        {"attachArena", attach_arena}, {"detachArena", detach_arena}, {"watchChannel", watch_channel},
-        {"attachPort", attach_port}, {"detachPort", detach_port}, {"receive", receive}, {"transmit", transmit},
-        {"createMemory", create_memory}, {"mapMemory", map_memory}, {"createEvent", create_event},
-        {"signalEvent", signal_event}, {"drainEvent", drain_event}, {"createChannel", create_channel},
-        {"sendMessage", send_message}, {"receiveMessage", receive_message}, {"openTap", open_tap},
-        {"restoreTap", restore_tap}, {"setCarrier", set_carrier}, {"openPacket", open_packet}, {"getLink", get_link},
-        {"setLinkMtu", set_link_mtu}, {"listenUnix", listen_unix}, {"connectUnix", connect_unix},
-        {"bindDgram", bind_dgram}, {"connectDgram", connect_dgram}, {"listenTcp", listen_tcp},
-        {"connectTcp", connect_tcp}, {"accept", accept_socket}, {"peerGone", peer_gone}, {"peerCredentials", get_peer_credentials},
-        {"duplicate", duplicate_descriptor}, {"close", close_descriptor}, {"watch", watch}, {"unwatch", unwatch}, {"layout", layout},
+        {"attachArena", attach_arena},
+        {"detachArena", detach_arena},
+        {"watchChannel", watch_channel},
+        {"attachPort", attach_port},
+        {"detachPort", detach_port},
+        {"receive", receive},
+        {"transmit", transmit},
+        {"createMemory", create_memory},
+        {"mapMemory", map_memory},
+        {"createEvent", create_event},
+        {"signalEvent", signal_event},
+        {"drainEvent", drain_event},
+        {"createChannel", create_channel},
+        {"sendMessage", send_message},
+        {"receiveMessage", receive_message},
+        {"openTap", open_tap},
+        {"restoreTap", restore_tap},
+        {"setCarrier", set_carrier},
+        {"openPacket", open_packet},
+        {"getLink", get_link},
+        {"setLinkMtu", set_link_mtu},
+        {"listenUnix", listen_unix},
+        {"connectUnix", connect_unix},
+        {"bindDgram", bind_dgram},
+        {"connectDgram", connect_dgram},
+        {"listenTcp", listen_tcp},
+        {"connectTcp", connect_tcp},
+        {"accept", accept_socket},
+        {"peerGone", peer_gone},
+        {"peerCredentials", get_peer_credentials},
+        {"duplicate", duplicate_descriptor},
+        {"close", close_descriptor},
+        {"watch", watch},
+        {"unwatch", unwatch},
+        {"layout", layout},
     };
     struct instance *instance = calloc(1, sizeof *instance);
     if (!instance) return NULL;

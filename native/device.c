@@ -1,12 +1,13 @@
 /*
  * TAP devices and AF_PACKET sockets, in this or another network namespace.
  *
- * A device in another namespace is made there from the start, not made here and moved: the work is done in a short-lived
- * thread that has entered the namespace (setns(2) is per thread), and only descriptors come back. So the host's own
- * namespace never sees the device, and no name can clash with one of the host's.
+ * A device in another namespace is made there from the start, not made here and moved: the work is done in a
+ * short-lived thread that has entered the namespace (setns(2) is per thread), and only descriptors come back. So the
+ * host's own namespace never sees the device, and no name can clash with one of the host's.
  *
- * A device that was there before (persistent TAP, made by an administrator) is adopted: its MTU and flags are remembered
- * and given back. One that Weft makes is not persistent: it goes with its last descriptor, also when the process is killed.
+ * A device that was there before (persistent TAP, made by an administrator) is adopted: its MTU and flags are
+ * remembered and given back. One that Weft makes is not persistent: it goes with its last descriptor, also when the
+ * process is killed.
  */
 #include "device.h"
 

@@ -1,18 +1,18 @@
 /*
  * The burst engine: readiness, the two calls a turn, the pool, the sorting of the egress list by port.
  *
- * Readiness. All descriptors stand in one epoll set, edge-triggered. An event puts the port on the ready list, and it stays
- * there until its device has no more: while frames come, a port is asked by reading it, not by epoll. Ports take turns of
- * at most PORT_BURST frames, in the order of the list; a port that has more goes to the end of it. The set is looked at
- * again in every receive call, without waiting while any port is ready.
+ * Readiness. All descriptors stand in one epoll set, edge-triggered. An event puts the port on the ready list, and it
+ * stays there until its device has no more: while frames come, a port is asked by reading it, not by epoll. Ports take
+ * turns of at most PORT_BURST frames, in the order of the list; a port that has more goes to the end of it. The set is
+ * looked at again in every receive call, without waiting while any port is ready.
  *
- * Waiting. After a turn with frames the next one is often microseconds away, and sleeping costs more than that (a wake-up
- * of the scheduler, 5 to 50 us). So the engine first asks again for spin_micros, then blocks. The spin doubles (to
- * SPIN_MAX) whenever it was rewarded, halves when it was not, and is off after a second without frames: an idle switch
- * sleeps.
+ * Waiting. After a turn with frames the next one is often microseconds away, and sleeping costs more than that (a
+ * wake-up of the scheduler, 5 to 50 us). So the engine first asks again for spin_micros, then blocks. The spin doubles
+ * (to SPIN_MAX) whenever it was rewarded, halves when it was not, and is off after a second without frames: an idle
+ * switch sleeps.
  *
- * Transmit. The egress list comes in the order of the frames; it is sorted by port (stable, so each port's order is kept)
- * in one pass of chains and one of copying, because most kinds send many frames in one system call.
+ * Transmit. The egress list comes in the order of the frames; it is sorted by port (stable, so each port's order is
+ * kept) in one pass of chains and one of copying, because most kinds send many frames in one system call.
  *
  * What it does not do: decide. It knows neither VLANs nor addresses.
  */
@@ -294,7 +294,8 @@ int engine_receive(struct engine *engine, int wait_millis) {
             int64_t before = now_nanos();
             poll_events(engine, wait_millis);
             /* a short sleep would better have been a spin: try that the next time */
-            if (now_nanos() - before < SPIN_MAX * 1000LL && engine->spin_micros < SPIN_MIN) engine->spin_micros = SPIN_MIN;
+            if (now_nanos() - before < SPIN_MAX * 1000LL && engine->spin_micros < SPIN_MIN)
+                engine->spin_micros = SPIN_MIN;
         }
         count = read_ready(engine);
     }

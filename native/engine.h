@@ -8,9 +8,9 @@
  * A port kind is one file with a `struct port_kind_ops`. What a peer sends is never believed: every length is checked
  * before it is used, and a port that breaks ends with an event, not with the process.
  *
- * Ownership: a receive operation takes slots from the pool and leaves them to the burst. A transmit operation borrows the
- * packets for the length of the call; what cannot be sent at once is copied into the port's own bounded queue or dropped
- * and counted. The engine drops the references afterwards.
+ * Ownership: a receive operation takes slots from the pool and leaves them to the burst. A transmit operation borrows
+ * the packets for the length of the call; what cannot be sent at once is copied into the port's own bounded queue or
+ * dropped and counted. The engine drops the references afterwards.
  */
 #ifndef WEFT_ENGINE_H
 #define WEFT_ENGINE_H
@@ -23,8 +23,9 @@
 #include "layout.h"
 
 #define PORTS_MAX 2048
-#define PORT_BURST 64         /* frames that one port may give in one receive call */
-#define BURST_BYTES (32 * 1024) /* a burst ends with the frame that reaches this: it is sent while it is still in the cache */
+#define PORT_BURST 64 /* frames that one port may give in one receive call */
+#define BURST_BYTES                                                                                                    \
+    (32 * 1024) /* a burst ends with the frame that reaches this: it is sent while it is still in the cache */
 #define QUEUE_BYTES (1 << 20) /* frames that wait for one port's peer */
 
 struct engine;
@@ -34,8 +35,8 @@ struct uring;
 struct port_kind_ops {
     /*
      * Takes up to `room` frames into packets[], their records filled except for `ingress`, `tag` unless the device gave
-     * it apart, and what TypeScript writes. Returns how many. Clears port->ready when the device has no more. A descriptor
-     * at its end: calls port_failed().
+     * it apart, and what TypeScript writes. Returns how many. Clears port->ready when the device has no more. A
+     * descriptor at its end: calls port_failed().
      */
     int (*receive)(struct engine *engine, struct port *port, int32_t *packets, int room);
     /* Sends count packets in order, counting each as transmitted or dropped. */
@@ -50,8 +51,8 @@ struct port {
     const struct port_kind_ops *ops; /* NULL: no such port */
     void *state;                     /* the kind's own, or NULL */
     int32_t index;
-    int fd;     /* readable when frames wait; -1: none */
-    int fd_out; /* a second descriptor for sending, or -1 */
+    int fd;       /* readable when frames wait; -1: none */
+    int fd_out;   /* a second descriptor for sending, or -1 */
     bool ready;   /* may have frames: asked at the next receive call */
     bool listed;  /* stands in engine->ready */
     bool failed;  /* an event was raised; not asked again */
@@ -77,12 +78,12 @@ struct engine {
     struct port ports[PORTS_MAX];
     int32_t ready[PORTS_MAX]; /* ports that may have frames, in the order of their turn */
     int ready_count;
-    int reported; /* events that the last receive call has told already */
-    int64_t started; /* CLOCK_MONOTONIC, nanoseconds */
-    int spin_micros; /* what waiting for the next frame by asking may cost, adapted */
+    int reported;        /* events that the last receive call has told already */
+    int64_t started;     /* CLOCK_MONOTONIC, nanoseconds */
+    int spin_micros;     /* what waiting for the next frame by asking may cost, adapted */
     struct uring *uring; /* uring.c; NULL: not open */
     bool uring_refused;
-    uint8_t *scratch;        /* SCRATCH_BYTES: a kind may use it within one call */
+    uint8_t *scratch; /* SCRATCH_BYTES: a kind may use it within one call */
     struct outgoing sorted[EGRESS_CAPACITY];
     int32_t next[EGRESS_CAPACITY];
     int32_t head[PORTS_MAX], tail[PORTS_MAX], visited[PORTS_MAX];
@@ -138,8 +139,8 @@ static inline struct record *pool_fill(struct engine *engine, int32_t packet, in
 }
 
 /*
- * Copies a whole frame of `length` bytes (1 to MAX_FRAME_BYTES) into a slot of the right size and lists it as an ordinary
- * packet. Returns the packet, -1 without a free slot.
+ * Copies a whole frame of `length` bytes (1 to MAX_FRAME_BYTES) into a slot of the right size and lists it as an
+ * ordinary packet. Returns the packet, -1 without a free slot.
  */
 int32_t pool_copy_in(struct engine *engine, const uint8_t *frame, int32_t length);
 
@@ -184,15 +185,15 @@ _Static_assert(sizeof(struct vnet_header) == VNET_HEADER_BYTES, "virtio_net head
 #define VNET_NEEDS_CHECKSUM 1
 
 /*
- * offload.c. Checks what came in the header against the frame and writes it to the record; a header that contradicts its
- * frame sets OFFLOAD_BAD, for TypeScript to drop. The frame may still carry its VLAN tags.
+ * offload.c. Checks what came in the header against the frame and writes it to the record; a header that contradicts
+ * its frame sets OFFLOAD_BAD, for TypeScript to drop. The frame may still carry its VLAN tags.
  */
 void offload_accept(const uint8_t *frame, int32_t length, const struct vnet_header *header, struct record *record);
-/* Builds the header for a device from the record alone. tag_bytes: 4 if a tag is inserted before the payload, else 0. */
+/* Builds the header for a device from the record alone. tag_bytes: 4 if a tag is inserted, else 0. */
 void offload_express(const struct record *record, int tag_bytes, struct vnet_header *header);
 /*
- * Finishes an unfinished checksum in place and clears OFFLOAD_CHECKSUM in the record, so that bytes and record agree for
- * every other holder too. Returns false if the record's places are outside of the frame.
+ * Finishes an unfinished checksum in place and clears OFFLOAD_CHECKSUM in the record, so that bytes and record agree
+ * for every other holder too. Returns false if the record's places are outside of the frame.
  */
 bool offload_complete(uint8_t *frame, struct record *record);
 
@@ -215,8 +216,9 @@ bool segment_begin(struct segmenter *segmenter, const uint8_t *frame, const stru
 int32_t segment_next(struct segmenter *segmenter, uint8_t *out);
 
 /* checksum.c: the Internet checksum (RFC 1071). */
-uint32_t checksum_add(const uint8_t *bytes, int32_t length, uint32_t sum); /* partial sum, host order words, any parity of start */
-uint16_t checksum_fold(uint32_t sum);                                     /* not complemented */
+uint32_t checksum_add(const uint8_t *bytes, int32_t length,
+                      uint32_t sum);  /* partial sum, host order words, any parity of start */
+uint16_t checksum_fold(uint32_t sum); /* not complemented */
 
 /* ---- the kinds ---- */
 

@@ -1,6 +1,7 @@
 /*
- * The memory that native code and the shard's TypeScript share. Mirrors src/dataplane/layout.ts and src/dataplane/drops.ts;
- * test/native/layout.test.ts compares them through the table at the end of binding.c. Change both or neither.
+ * The memory that native code and the shard's TypeScript share. Mirrors src/dataplane/layout.ts and
+ * src/dataplane/drops.ts; test/native/layout.test.ts compares them through the table at the end of binding.c. Change
+ * both or neither.
  */
 #ifndef WEFT_LAYOUT_H
 #define WEFT_LAYOUT_H

@@ -39,7 +39,7 @@
 #define REST_BYTES (MAX_FRAME_BYTES - SMALL_FRAME_BYTES)
 
 struct dgram {
-    int expected;  /* datagrams to ask for in the next call */
+    int expected; /* datagrams to ask for in the next call */
     bool peer_gone;
     bool awaiting; /* writable() is asked for */
     struct queue queue;
@@ -124,8 +124,9 @@ static void discard(struct engine *engine, struct port *port, int room) {
 }
 
 /*
- * Whoever sends is the peer of a port that has none: frames go where the next datagram came from. A peer that has connected
- * itself to our path (vfkit, krunkit) takes datagrams from the bound socket only (unix(7)): then that one is connected.
+ * Whoever sends is the peer of a port that has none: frames go where the next datagram came from. A peer that has
+ * connected itself to our path (vfkit, krunkit) takes datagrams from the bound socket only (unix(7)): then that one is
+ * connected.
  */
 static void find_peer(struct engine *engine, struct port *port) {
     struct sockaddr_un peer;

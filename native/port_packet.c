@@ -1,16 +1,17 @@
 /*
  * AF_PACKET on an existing interface, with PACKET_VNET_HDR, by recvmmsg() and sendmmsg().
  *
- * Why not mapped rings: measured against them on a QEMU guest's TAP, TPACKET_V2 moved fewer frames a second than recvmmsg
- * and TPACKET_V3 waits up to a millisecond for its block timer, while both carry the same segmentation-offload frames.
+ * Why not mapped rings: measured against them on a QEMU guest's TAP, TPACKET_V2 moved fewer frames a second than
+ * recvmmsg and TPACKET_V3 waits up to a millisecond for its block timer, while both carry the same segmentation-offload
+ * frames.
  *
- * Receive: each message is given the header's place, a small slot, and a large slot as the continuation (port_tap.c says
- * how). The batch grows with what came the last time, so that an idle port takes two slots, not 128. The kernel strips the
- * outer VLAN tag into the auxiliary data; it goes to the record as if TypeScript had popped it.
+ * Receive: each message is given the header's place, a small slot, and a large slot as the continuation (port_tap.c
+ * says how). The batch grows with what came the last time, so that an idle port takes two slots, not 128. The kernel
+ * strips the outer VLAN tag into the auxiliary data; it goes to the record as if TypeScript had popped it.
  *
- * Transmit: plain frames and those whose segmentation the device takes over go through fd_out, which bypasses the queueing
- * discipline: a full device says so (ENOBUFS) and the drop is counted. A device without TSO refuses segmentation-offload
- * frames there; they then go through fd, where the kernel segments them.
+ * Transmit: plain frames and those whose segmentation the device takes over go through fd_out, which bypasses the
+ * queueing discipline: a full device says so (ENOBUFS) and the drop is counted. A device without TSO refuses
+ * segmentation-offload frames there; they then go through fd, where the kernel segments them.
  *
  * A device that goes down or away ends the port with ENETDOWN; the control process opens it again when it is back.
  */
@@ -50,7 +51,7 @@ static struct packet_state *state_of(struct port *port) {
     return port->state;
 }
 
-/* The auxiliary data's VLAN tag into the record; a service tag back into the frame, for TypeScript to see and refuse. */
+/* The auxiliary data's VLAN tag into the record; a service tag back into the frame, for TypeScript to refuse. */
 static void restore_tag(struct engine *engine, struct msghdr *message, struct record *record) {
     for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c)) {
         if (c->cmsg_level != SOL_PACKET || c->cmsg_type != PACKET_AUXDATA) continue;
@@ -64,7 +65,8 @@ static void restore_tag(struct engine *engine, struct msghdr *message, struct re
         uint8_t *frame = frame_of(engine, record);
         if (record->length < 12) return;
         memmove(frame - 4, frame, 12); /* into the slot's headroom */
-        uint8_t tag[4] = {TPID_SERVICE >> 8, TPID_SERVICE & 0xff, (uint8_t)(aux.tp_vlan_tci >> 8), (uint8_t)aux.tp_vlan_tci};
+        uint8_t tag[4] = {TPID_SERVICE >> 8, TPID_SERVICE & 0xff, (uint8_t)(aux.tp_vlan_tci >> 8),
+                          (uint8_t)aux.tp_vlan_tci};
         memcpy(frame + 8, tag, sizeof tag);
         record->offset -= 4;
         record->length += 4;
@@ -171,8 +173,9 @@ static void refuse(struct engine *engine, struct port *port, int error) {
     if (error == ENETDOWN || error == ENXIO || error == ENODEV) port_failed(engine, port, ENETDOWN);
 }
 
-/* Sends the first `count` messages, dropping those that are refused. `segmented`: they are segmentation-offload frames. */
-static void send_messages(struct engine *engine, struct port *port, struct packet_state *state, int count, bool segmented) {
+/* Sends the first `count` messages, dropping what is refused. `segmented`: segmentation-offload frames. */
+static void send_messages(struct engine *engine, struct port *port, struct packet_state *state, int count,
+                          bool segmented) {
     int packets = 0, position = 0;
     int64_t bytes = 0;
     while (position < count && !port->failed) {
@@ -237,7 +240,8 @@ static void packet_transmit(struct engine *engine, struct port *port, const stru
         int tag_tci = out[i].port & EGRESS_TAGGED ? record->tci : -1;
         bool segmented = record->segment_bytes > 0;
         /* a batch is of one sort, so that frames keep their order over the two sockets */
-        if (pending == PORT_BURST || (pending > 0 && (segmented != pending_segmented || out[i].port & EGRESS_SEGMENT))) {
+        if (pending == PORT_BURST ||
+            (pending > 0 && (segmented != pending_segmented || out[i].port & EGRESS_SEGMENT))) {
             send_messages(engine, port, state, pending, pending_segmented);
             pending = 0;
         }

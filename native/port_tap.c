@@ -2,13 +2,13 @@
  * TAP: a frame a system call, with a 12-byte virtio_net header, so that segmentation-offload frames and unfinished
  * checksums pass whole between guests.
  *
- * A reader cannot know the next frame's size. readv() is given the header's place, a small slot, and a large slot as the
- * continuation: an ordinary frame ends in the small slot and is done. A longer one goes to the large slot, to which only
- * the first SMALL_FRAME_BYTES bytes have to be copied; the small slot serves the next frame.
+ * A reader cannot know the next frame's size. readv() is given the header's place, a small slot, and a large slot as
+ * the continuation: an ordinary frame ends in the small slot and is done. A longer one goes to the large slot, to which
+ * only the first SMALL_FRAME_BYTES bytes have to be copied; the small slot serves the next frame.
  *
- * Floods of small frames go through io_uring (uring.c), many a system call: a port that gave FLOOD_LEAST frames at once, none
- * of them large, is read in batches, straight into large slots, until a batch brings less. Runs of as many plain small
- * frames are written in batches; the header then stands in the slot's headroom, in front of the frame.
+ * Floods of small frames go through io_uring (uring.c), many a system call: a port that gave FLOOD_LEAST frames at
+ * once, none of them large, is read in batches, straight into large slots, until a batch brings less. Runs of as many
+ * plain small frames are written in batches; the header then stands in the slot's headroom, in front of the frame.
  *
  * The device is non-blocking. A write can fail when the interface is down (EIO): counted as a drop. A device that was
  * deleted gives EBADFD and ends the port.
@@ -29,7 +29,8 @@ static int32_t read_frame(struct engine *engine, struct port *port, int32_t smal
     struct iovec parts[3] = {
         {&header, sizeof header},
         {place, SMALL_FRAME_BYTES},
-        {large >= 0 ? slot_of(engine, large) + SMALL_FRAME_BYTES : engine->scratch, MAX_FRAME_BYTES - SMALL_FRAME_BYTES},
+        {large >= 0 ? slot_of(engine, large) + SMALL_FRAME_BYTES : engine->scratch,
+         MAX_FRAME_BYTES - SMALL_FRAME_BYTES},
     };
     ssize_t got = readv(port->fd, parts, 3);
     if (got < 0) return -1;

@@ -1,9 +1,9 @@
 /*
  * Sockets, memory and wake-up counters of the control process: what Node has no call for.
  *
- * A unix socket's path is at most 107 bytes (sun_path of sockaddr_un, unix(7)); longer ones are refused with ENAMETOOLONG.
- * A stale path, whose process is gone, is replaced: it is stale if it is a socket and nobody answers there. A path that is
- * in use, or is no socket, is left alone (EADDRINUSE).
+ * A unix socket's path is at most 107 bytes (sun_path of sockaddr_un, unix(7)); longer ones are refused with
+ * ENAMETOOLONG. A stale path, whose process is gone, is replaced: it is stale if it is a socket and nobody answers
+ * there. A path that is in use, or is no socket, is left alone (EADDRINUSE).
  *
  * The channel between control process and shard is a SOCK_SEQPACKET pair: a message arrives whole, with its descriptors
  * (SCM_RIGHTS), or not at all.

@@ -1,9 +1,11 @@
 /*
- * io_uring for floods of small frames on a TAP, which knows no recvmmsg(): many reads, or many writes, in one system call.
+ * io_uring for floods of small frames on a TAP, which knows no recvmmsg(): many reads, or many writes, in one system
+ * call.
  *
  * What it gains is not so much the system calls as the registered buffers: for memory that is registered, the six small
- * copies that the kernel makes for a frame need no checks of user addresses. Measured: 1.15 times the frames a second of
- * one call a frame. For segmentation-offload frames it is slower, so port_tap.c uses it for runs of small frames only.
+ * copies that the kernel makes for a frame need no checks of user addresses. Measured: 1.15 times the frames a second
+ * of one call a frame. For segmentation-offload frames it is slower, so port_tap.c uses it for runs of small frames
+ * only.
  *
  * The pool's slots are registered as two buffers, small and large, when the ring is opened: that pins them, and an
  * unprivileged process may not pin so much (RLIMIT_MEMLOCK). Then, or where io_uring is switched off
@@ -11,9 +13,9 @@
  *
  * Descriptors are entered in the ring's own table at their first use, which spares looking them up a frame.
  *
- * Every request carries RWF_NOWAIT: it completes while it is submitted, with -EAGAIN if it would have to wait, so a batch
- * is done when the call returns, in the order in which it was prepared. IORING_SETUP_SUBMIT_ALL (Linux 5.18) keeps one
- * failure from stopping those behind it.
+ * Every request carries RWF_NOWAIT: it completes while it is submitted, with -EAGAIN if it would have to wait, so a
+ * batch is done when the call returns, in the order in which it was prepared. IORING_SETUP_SUBMIT_ALL (Linux 5.18)
+ * keeps one failure from stopping those behind it.
  */
 #include "uring.h"
 
@@ -56,8 +58,8 @@ static bool map_rings(struct uring *uring, const struct io_uring_params *params)
                        IORING_OFF_SQ_RING);
     if (rings == MAP_FAILED) return false;
     uring->rings = rings;
-    void *entries = mmap(NULL, uring->entries_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, uring->fd,
-                         IORING_OFF_SQES);
+    void *entries =
+        mmap(NULL, uring->entries_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, uring->fd, IORING_OFF_SQES);
     if (entries == MAP_FAILED) return false;
     uring->entries = entries;
     uring->submit_tail = (unsigned *)(void *)(uring->rings + params->sq_off.tail);

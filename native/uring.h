@@ -1,6 +1,6 @@
 /*
- * Batched reads and writes of a TAP through io_uring, see uring.c. Everything here may be unavailable: callers fall back to
- * one system call a frame.
+ * Batched reads and writes of a TAP through io_uring, see uring.c. Everything here may be unavailable: callers fall
+ * back to one system call a frame.
  */
 #ifndef WEFT_URING_H
 #define WEFT_URING_H
@@ -20,8 +20,8 @@ void uring_prepare(struct uring *uring, bool writes, const struct port *port, ui
 /* Before a port's descriptor is closed: the ring holds it too once it was used. */
 void uring_forget(struct uring *uring, const struct port *port);
 /*
- * Performs what was prepared, in order, without blocking; results[i] is what read(2) or write(2) would have returned, or
- * -errno. Returns false if the ring is of no use any more; then nothing of results is valid.
+ * Performs what was prepared, in order, without blocking; results[i] is what read(2) or write(2) would have returned,
+ * or -errno. Returns false if the ring is of no use any more; then nothing of results is valid.
  */
 bool uring_perform(struct uring *uring, int32_t *results);
 

@@ -1,6 +1,6 @@
 /*
- * Calls JavaScript when a descriptor becomes readable: for the control process, whose descriptors (listening sockets, the
- * shards' channels, wake-up counters) Node's own event loop does not take.
+ * Calls JavaScript when a descriptor becomes readable: for the control process, whose descriptors (listening sockets,
+ * the shards' channels, wake-up counters) Node's own event loop does not take.
  *
  * One thread waits in epoll for all of them and hands each event to the event loop through a thread-safe function. A
  * descriptor is disarmed (EPOLLONESHOT) while its callback is due and armed again when the callback has returned, so a

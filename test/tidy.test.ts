@@ -1,10 +1,10 @@
 /**
  * What of STYLE.md a machine can hold: reads the sources themselves, as text.
  *
- * The frame path. In `src/dataplane` certain constructs cost allocations, garbage or a slow site, and are banned outside
- * the methods listed in `ELSEWHERE`, which run when something is configured or compiled and never for a frame. Methods are
- * found by their indentation, which the formatter keeps: a member of a class stands at two spaces, what stands at none is
- * the module's own and runs once.
+ * The frame path. In `src/dataplane` certain constructs cost allocations, garbage or a slow site, and are banned
+ * outside the methods listed in `ELSEWHERE`, which run when something is configured or compiled and never for a frame.
+ * Methods are found by their indentation, which the formatter keeps: a member of a class stands at two spaces, what
+ * stands at none is the module's own and runs once.
  */
 import assert from 'node:assert/strict'
 import { existsSync, readFileSync, readdirSync } from 'node:fs'

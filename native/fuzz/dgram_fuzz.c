@@ -79,7 +79,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (data[at] % 8 == 0) take(engine);
         if (data[at] % 16 == 0) release(engine);
     }
-    while (take(engine)) {}
+    while (take(engine)) {
+    }
     run.skipped += run.sent - run.next;
     CHECK(run.skipped == rig_drops(engine, DROP_NO_SLOT) + rig_drops(engine, DROP_RECEIVE_ERROR));
     double never = 0;
@@ -94,8 +95,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 }
 
 size_t fuzz_make(uint64_t *random, uint8_t *data) {
-    static const int32_t lengths[] = {0, 1, 60, 1514, SMALL_FRAME_BYTES, SMALL_FRAME_BYTES + 1, 9014, MAX_FRAME_BYTES,
-                                      MAX_FRAME_BYTES + 1};
+    static const int32_t lengths[] = {
+        0, 1, 60, 1514, SMALL_FRAME_BYTES, SMALL_FRAME_BYTES + 1, 9014, MAX_FRAME_BYTES, MAX_FRAME_BYTES + 1};
     size_t at = 1;
     data[0] = random_next(random) & 1 ? 0 : (uint8_t)random_next(random);
     for (int count = random_below(random, 200); count > 0; count--, at += 3) {

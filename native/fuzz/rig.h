@@ -19,9 +19,9 @@
 #define RIG_PORT 3
 #define INPUT_MAX (256 * 1024)
 
-#define CHECK(condition)                                               \
-    do {                                                               \
-        if (!(condition)) rig_fail(#condition, __FILE__, __LINE__);    \
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) rig_fail(#condition, __FILE__, __LINE__);                                                    \
     } while (0)
 
 _Noreturn void rig_fail(const char *condition, const char *file, int line);

@@ -98,9 +98,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (data[1] < 128 && random_below(&random, 8) == 0) release(&run);
         if (run.event >= 0) break;
     }
-    while (run.event < 0 && take(&run)) {}
+    while (run.event < 0 && take(&run)) {
+    }
     close(pair[1]);
-    while (run.event < 0 && take(&run)) {}
+    while (run.event < 0 && take(&run)) {
+    }
     CHECK(run.event == rest(&run));
     CHECK(run.skipped == rig_drops(run.engine, DROP_NO_SLOT) + rig_drops(run.engine, DROP_RECEIVE_ERROR));
     release(&run);
@@ -110,8 +112,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 }
 
 size_t fuzz_make(uint64_t *random, uint8_t *data) {
-    static const int32_t lengths[] = {1, 13, 14, 60, 1514, SMALL_FRAME_BYTES, SMALL_FRAME_BYTES + 1, 9014, 65549,
-                                      MAX_FRAME_BYTES, MAX_FRAME_BYTES + 1, QEMU_FRAME_MAX};
+    static const int32_t lengths[] = {1,
+                                      13,
+                                      14,
+                                      60,
+                                      1514,
+                                      SMALL_FRAME_BYTES,
+                                      SMALL_FRAME_BYTES + 1,
+                                      9014,
+                                      65549,
+                                      MAX_FRAME_BYTES,
+                                      MAX_FRAME_BYTES + 1,
+                                      QEMU_FRAME_MAX};
     size_t at = 2;
     random_fill(random, data, 2);
     if (random_next(random) & 1) data[1] = 0;

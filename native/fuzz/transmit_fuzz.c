@@ -83,9 +83,7 @@ static bool peer_reads(int32_t most) {
     return any;
 }
 
-static void turn(void) {
-    CHECK(engine_receive(run.engine, 0) == 0);
-}
+static void turn(void) { CHECK(engine_receive(run.engine, 0) == 0); }
 
 /* A TCP or UDP frame over IPv4 with an unfinished checksum; returns its length. */
 static int32_t make_frame(uint8_t *frame, int32_t length, uint32_t mark, bool udp) {

@@ -122,8 +122,8 @@ export class ActivePort implements Socket {
   }
 
   /**
-   * Gives a new shard process the descriptors. A stream of which the old one had read or written half a frame cannot be gone
-   * on with: it is closed, and the peer connects again.
+   * Gives a new shard process the descriptors. A stream of which the old one had read or written half a frame cannot be
+   * gone on with: it is closed, and the peer connects again.
    */
   reattach(): void {
     if (!this.attached) return

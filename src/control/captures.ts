@@ -1,6 +1,6 @@
 /**
- * The captures that run, and the reader of the punt ring: matched frames go to whoever captures, frames of ring ports to
- * their devices. A reader that throws loses its capture, not the others'.
+ * The captures that run, and the reader of the punt ring: matched frames go to whoever captures, frames of ring ports
+ * to their devices. A reader that throws loses its capture, not the others'.
  */
 import { CAPTURES_MAX } from '../dataplane/mirror.js'
 import { TAG_PRESENT } from '../dataplane/layout.js'

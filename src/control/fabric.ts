@@ -2,12 +2,12 @@
  * The running side of the switch: active networks, their ports, and the shard that carries them.
  *
  * Numbers. The shard knows networks and ports by number; they are given out here, lowest free first, and a number's
- * counters start at 0. A change goes to the shard as the whole network's compiled configuration, so it takes effect between
- * two bursts and touches no other network. A port is made known to the shard before its device is opened: no frame of it
- * is ever judged by less than its full configuration.
+ * counters start at 0. A change goes to the shard as the whole network's compiled configuration, so it takes effect
+ * between two bursts and touches no other network. A port is made known to the shard before its device is opened: no
+ * frame of it is ever judged by less than its full configuration.
  *
- * When the shard process has been replaced, everything is told again in the same order; the FDB lives in the arena and is
- * taken over.
+ * When the shard process has been replaced, everything is told again in the same order; the FDB lives in the arena and
+ * is taken over.
  */
 import {
   FDB_KEY_HIGH,

@@ -1,8 +1,9 @@
 /**
- * A refusal that the user is told about: a code for programs, a sentence for people that names the object and the value.
+ * A refusal that the user is told about: a code for programs, a sentence for people that names the object and the
+ * value.
  *
- * The JSON-RPC error carries `data: { code, path? }`; the command line prints the message and exits with 1. Everything else
- * that is thrown is a defect of Weft and is reported as an internal error.
+ * The JSON-RPC error carries `data: { code, path? }`; the command line prints the message and exits with 1. Everything
+ * else that is thrown is a defect of Weft and is reported as an internal error.
  */
 
 export type FailureCode =

@@ -1,9 +1,10 @@
 /**
  * What the control process speaks of: networks and ports as they are defined, and as they are.
  *
- * A definition is what the user asked for, checked and with every default filled in; it is what the store keeps. A status
- * adds what runs. The JSON of the API is these types, word by word (INTERFACE: `network show`, `port show`, `fdb list`).
- * `definition.ts` parses untrusted input into definitions; `networks.ts` keeps them; `fabric.ts` makes them run.
+ * A definition is what the user asked for, checked and with every default filled in; it is what the store keeps. A
+ * status adds what runs. The JSON of the API is these types, word by word (INTERFACE: `network show`, `port show`, `fdb
+ * list`). `definition.ts` parses untrusted input into definitions; `networks.ts` keeps them; `fabric.ts` makes them
+ * run.
  */
 
 export type NetworkMode = 'isolated' | 'bridge'

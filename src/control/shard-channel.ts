@@ -1,8 +1,8 @@
 /**
  * The channel between the control process and a shard: JSON messages and descriptors over a SOCK_SEQPACKET pair.
  *
- * A message that is too long for the socket travels as a sealed memory file whose descriptor comes along. A message that
- * finds the socket full waits in order here and goes with the next `flush`; the sender never blocks.
+ * A message that is too long for the socket travels as a sealed memory file whose descriptor comes along. A message
+ * that finds the socket full waits in order here and goes with the next `flush`; the sender never blocks.
  */
 import { readSync, writeSync } from 'node:fs'
 import type { CompiledNetwork } from '../dataplane/port-table.js'
@@ -77,7 +77,9 @@ export class ShardChannel<Sent, Received> {
     return true
   }
 
-  /** The next message and its descriptors, which become the caller's; null: none now; 'closed': the other side is gone. */
+  /**
+   * The next message and its descriptors, which become the caller's; null: none now; 'closed': the other side is gone.
+   */
   receive(): { message: Received; fds: number[] } | null | 'closed' {
     const got = native.receiveMessage(this.fd, this.inbox)
     const length = typeof got === 'number' ? got : got[0]

@@ -1,10 +1,12 @@
 /**
- * The shard process: the dataplane loop over native ports, and nothing else. Started by `shard.ts` with four descriptors:
+ * The shard process: the dataplane loop over native ports, and nothing else. Started by `shard.ts` with four
+ * descriptors:
  *
- *   3 the channel to the control process   4 the arena   5 wakes this process   6 tells the control process of punted frames
+ *   3 the channel to the control process   4 the arena   5 wakes this process   6 tells the control process of punted
+ *   frames
  *
- * The loop never returns to Node's event loop: the channel is read between two turns, and its being readable ends the wait
- * of `receive`. When the control process is gone, so is this one.
+ * The loop never returns to Node's event loop: the channel is read between two turns, and its being readable ends the
+ * wait of `receive`. When the control process is gone, so is this one.
  */
 import { randomFillSync } from 'node:crypto'
 import {

@@ -1,7 +1,8 @@
 /**
  * A shard as the control process sees it: its arena, its process, its channel. Supervises: a shard process that dies is
- * replaced by another on the same arena, and whoever `onRestart` names attaches the same descriptors again, so guests lose
- * frames and nothing else. One that dies RESTARTS_MAX times within RESTART_WINDOW_MILLIS is given up: the daemon ends.
+ * replaced by another on the same arena, and whoever `onRestart` names attaches the same descriptors again, so guests
+ * lose frames and nothing else. One that dies RESTARTS_MAX times within RESTART_WINDOW_MILLIS is given up: the daemon
+ * ends.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'

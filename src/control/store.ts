@@ -1,9 +1,9 @@
 /**
  * The state folder: what must outlive the daemon. One JSON file a network, the API token, a lock.
  *
- *   STATE/networks/NAME.json   { version, active, network }    written whole: temporary file, fsync, rename, fsync folder
- *   STATE/token                the token of the TCP listener, mode 0600
- *   STATE/lock                 process id and start time of the daemon that uses the folder
+ *   STATE/networks/NAME.json   { version, active, network }    written whole: temporary file, fsync, rename, fsync
+ *   folder STATE/token                the token of the TCP listener, mode 0600 STATE/lock                 process id
+ *   and start time of the daemon that uses the folder
  *
  * After a crash at any instant a file is the old one or the new one. A file that does not parse stays where it is,
  * under its name: it is reported, its network is not loaded, and no write goes over it. `version` is 1; a file of a

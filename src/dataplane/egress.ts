@@ -86,8 +86,8 @@ export class Egress {
   }
 
   /**
-   * Compacts the list to the pairs that can be sent, and writes down what each needs. What the port has to say is looked
-   * up once for a run of pairs with it.
+   * Compacts the list to the pairs that can be sent, and writes down what each needs. What the port has to say is
+   * looked up once for a run of pairs with it.
    */
   private prepare(listed: number): number {
     const { pairs } = this

@@ -82,8 +82,8 @@ export class Ingress {
   }
 
   /**
-   * Most frames are plain: untagged, finished, of a length the port takes. What the port has to say of those is looked up
-   * once for a run of frames from it, and the frame's header is judged here; every other frame is judged by `admit`.
+   * Most frames are plain: untagged, finished, of a length the port takes. What the port has to say of those is looked
+   * up once for a run of frames from it, and the frame's header is judged here; every other frame is judged by `admit`.
    */
   process(burst: Burst): void {
     const { packets } = burst

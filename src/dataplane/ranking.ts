@@ -3,7 +3,8 @@
  *
  * A full binary tree whose leaves are the ports; each inner node holds the port that has more of the two below it, the
  * lower number if they have the same. A change walks from its leaf to the root, 11 steps for 2,048 ports; the answer
- * stands at the root. So an address flood into a full table costs the same for each frame, however many ports there are.
+ * stands at the root. So an address flood into a full table costs the same for each frame, however many ports there
+ * are.
  */
 
 export class Ranking {

@@ -30,7 +30,9 @@ export interface Device {
   readonly patientWith: readonly string[]
   /** Opens it. Throws SystemFailure or Failure and leaves nothing behind; may be called again after that. */
   open(): void
-  /** Its descriptor came to its end. `code`: 0 the peer closed, else errno. Returns true if it shall be opened again. */
+  /**
+   * Its descriptor came to its end. `code`: 0 the peer closed, else errno. Returns true if it shall be opened again.
+   */
   failed(code: number): boolean
   /** Looks whether the device is still as it was; called about once a second. */
   check(): void

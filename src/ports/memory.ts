@@ -1,8 +1,9 @@
 /**
- * Memory ports: a driver without devices, for tests and micro-benchmarks. What is handed in is received in bursts, what is
- * transmitted is handed back as bytes, with the VLAN tag in place, as a device would see it.
+ * Memory ports: a driver without devices, for tests and micro-benchmarks. What is handed in is received in bursts, what
+ * is transmitted is handed back as bytes, with the VLAN tag in place, as a device would see it.
  *
- * Segmentation and checksums are native code's work: such frames are handed back whole, and `flags` tells what was asked.
+ * Segmentation and checksums are native code's work: such frames are handed back whole, and `flags` tells what was
+ * asked.
  */
 import type { Driver } from '../dataplane/loop.js'
 import { Pool } from '../dataplane/burst.js'

@@ -1,9 +1,9 @@
 /**
  * The native addon, declared: what C does for Weft. `native/binding.c` is the other side.
  *
- * Conventions: descriptors and counts are integers; a call that can fail returns a negative errno instead, and nothing is
- * left behind. `check()` turns that into an error with a sentence. `netns` is the path of a namespace's file, '' for this
- * process's own.
+ * Conventions: descriptors and counts are integers; a call that can fail returns a negative errno instead, and nothing
+ * is left behind. `check()` turns that into an error with a sentence. `netns` is the path of a namespace's file, '' for
+ * this process's own.
  */
 import { createRequire } from 'node:module'
 import { getSystemErrorName } from 'node:util'
@@ -49,7 +49,9 @@ export interface Native {
   /** Takes over the descriptors, also on failure. `fdOut`: -1 if the kind needs none. */
   attachPort(port: number, kind: number, fd: number, fdOut: number): number
   detachPort(port: number): number
-  /** Waits up to `waitMillis`, then returns the packets now in the arena's burst. Writes HEADER_NOW, events, control. */
+  /**
+   * Waits up to `waitMillis`, then returns the packets now in the arena's burst. Writes HEADER_NOW, events, control.
+   */
   receive(waitMillis: number): number
   /** Sends the first `pairs` of the egress list, each of which gives up a reference. */
   transmit(pairs: number): void

@@ -1,9 +1,9 @@
 /**
  * Kind `netdev`: an existing interface through raw sockets: a physical NIC, a veth, the TAP of a QEMU guest.
  *
- * Nothing about the interface is changed: promiscuous mode is a membership of the socket and goes with it, the host keeps
- * its addresses. An interface that is down or gone is waited for. The kernel cuts segmentation-offload frames and finishes
- * checksums where the interface cannot, so the port takes all of them.
+ * Nothing about the interface is changed: promiscuous mode is a membership of the socket and goes with it, the host
+ * keeps its addresses. An interface that is down or gone is waited for. The kernel cuts segmentation-offload frames and
+ * finishes checksums where the interface cannot, so the port takes all of them.
  */
 import { KIND_PACKET } from '../dataplane/layout.js'
 import { TAKES_CHECKSUM, TAKES_TSO4, TAKES_TSO6, TAKES_USO } from '../dataplane/port-table.js'

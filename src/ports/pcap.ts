@@ -1,10 +1,10 @@
 /**
- * Kind `pcap`: a capture file as a port. Reading, its frames are received by the port, once, in order and as fast as the
- * switch takes them; writing, what the port sends goes to a pcapng file. Runs in the control process, over the shard's
- * inject and punt rings: no guest's frame waits for a disk.
+ * Kind `pcap`: a capture file as a port. Reading, its frames are received by the port, once, in order and as fast as
+ * the switch takes them; writing, what the port sends goes to a pcapng file. Runs in the control process, over the
+ * shard's inject and punt rings: no guest's frame waits for a disk.
  *
- * A frame of a capture that was cut when it was taken is received as it is. A file that ends within a record, or is none,
- * ends the port with the place where; the frames before have been received.
+ * A frame of a capture that was cut when it was taken is received as it is. A file that ends within a record, or is
+ * none, ends the port with the place where; the frames before have been received.
  */
 import { closeSync, openSync, readSync, writeSync } from 'node:fs'
 import { TAKES_CHECKSUM, TAKES_TSO4, TAKES_TSO6, TAKES_USO } from '../dataplane/port-table.js'

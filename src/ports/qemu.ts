@@ -2,8 +2,8 @@
  * Kind `qemu`: a guest by QEMU's `-netdev stream` (unix or TCP on loopback, Weft listening or connecting) or
  * `-netdev dgram` (unix).
  *
- * A stream has one peer at a time: while it is connected, another that connects is turned away at once. When it goes, the
- * port is down until the next one; as a client, Weft connects again.
+ * A stream has one peer at a time: while it is connected, another that connects is turned away at once. When it goes,
+ * the port is down until the next one; as a client, Weft connects again.
  *
  * A dgram port binds its path and sends to whoever sent to it last, or, as a client, to the given path.
  */

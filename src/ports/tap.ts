@@ -1,9 +1,9 @@
 /**
  * Kind `tap`: an interface that Weft makes, or adopts by name, and holds the file side of.
  *
- * A device that Weft makes goes with the daemon, also when it is killed. One that was there before is adopted and, when the
- * port is closed, left as it was found: MTU and flags are given back. More than one queue opens the device as multi-queue;
- * frames are taken from and given to the first, since one shard serves the port.
+ * A device that Weft makes goes with the daemon, also when it is killed. One that was there before is adopted and, when
+ * the port is closed, left as it was found: MTU and flags are given back. More than one queue opens the device as
+ * multi-queue; frames are taken from and given to the first, since one shard serves the port.
  */
 import { KIND_TAP } from '../dataplane/layout.js'
 import { TAKES_CHECKSUM, TAKES_TSO4, TAKES_TSO6, TAKES_USO } from '../dataplane/port-table.js'

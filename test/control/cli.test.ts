@@ -178,7 +178,8 @@ test('QEMU arguments', async () => {
     ],
     [
       { kind: 'netdev', dev: 'tap0', mac: '52:54:00:00:00:07', mtu: 9000 },
-      '-netdev tap,id=p,ifname=tap0,script=no,downscript=no -device virtio-net-pci,netdev=p,mac=52:54:00:00:00:07,host_mtu=9000',
+      '-netdev tap,id=p,ifname=tap0,script=no,downscript=no ' +
+        '-device virtio-net-pci,netdev=p,mac=52:54:00:00:00:07,host_mtu=9000',
     ],
   ]
   for (const [port, line] of expected) assert.equal(advice(port), line)

@@ -170,7 +170,8 @@ export class FakeFabric implements Fabric {
   }
 
   frame(port: string, bytes: Uint8Array, direction: 'in' | 'out' = 'in'): void {
-    for (const onFrame of Array.from(this.captures)) onFrame({ timeNanos: 1_700_000_000_123_456_789n, port, direction, bytes })
+    for (const onFrame of Array.from(this.captures))
+      onFrame({ timeNanos: 1_700_000_000_123_456_789n, port, direction, bytes })
   }
 
   private network(name: string): FakeNetwork {

@@ -1,6 +1,6 @@
 /**
- * Capture filters: a vector for every primitive, what the compiler refuses and where, and that nothing is read beyond the
- * frame whatever the frame says.
+ * Capture filters: a vector for every primitive, what the compiler refuses and where, and that nothing is read beyond
+ * the frame whatever the frame says.
  *
  * The frames are written out in hex by field, from RFC 791, 8200, 826, 9293 and 768.
  */

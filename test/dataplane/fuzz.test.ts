@@ -1,6 +1,6 @@
 /**
- * Mutated frames through the whole pipeline, while the ports' configuration changes between bursts: nothing is thrown, no
- * slot leaks, every frame is accounted for, and none comes out where it must not.
+ * Mutated frames through the whole pipeline, while the ports' configuration changes between bursts: nothing is thrown,
+ * no slot leaks, every frame is accounted for, and none comes out where it must not.
  *
  * What is checked of each frame sent is worked out here from the bytes as they were handed in and the configuration as
  * written, without a line of the dataplane: the frame's number stands in its last four bytes, which no stage touches.

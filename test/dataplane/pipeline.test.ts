@@ -1,6 +1,6 @@
 /**
- * The pipeline through the loop, without VLANs: what is forwarded where, what is dropped by which name, what an egress port
- * is asked to finish, and that bursts of any size come out whole and in order.
+ * The pipeline through the loop, without VLANs: what is forwarded where, what is dropped by which name, what an egress
+ * port is asked to finish, and that bursts of any size come out whole and in order.
  */
 import assert from 'node:assert/strict'
 import {

@@ -1,10 +1,10 @@
 /**
- * A switch over memory ports, for the tests of the dataplane: the loop as a shard runs it, and short words to hand frames
- * in, to take them out, and to read the counters by name.
+ * A switch over memory ports, for the tests of the dataplane: the loop as a shard runs it, and short words to hand
+ * frames in, to take them out, and to read the counters by name.
  *
- * `switching(name, body)` is a test that gets a fresh switch and checks, when the body is done, that every slot has come
- * back to the pool and that nothing was left waiting. Ports are numbers; `access`, `trunk` and `plain` compile them as
- * `src/control/snapshot.ts` does.
+ * `switching(name, body)` is a test that gets a fresh switch and checks, when the body is done, that every slot has
+ * come back to the pool and that nothing was left waiting. Ports are numbers; `access`, `trunk` and `plain` compile
+ * them as `src/control/snapshot.ts` does.
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'

@@ -1,6 +1,6 @@
 /**
- * The ring against a plain queue: random messages, wrap-around of data and cursors, full, lost; and frames through it in
- * both directions, captured by the mirror and injected into the loop.
+ * The ring against a plain queue: random messages, wrap-around of data and cursors, full, lost; and frames through it
+ * in both directions, captured by the mirror and injected into the loop.
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'

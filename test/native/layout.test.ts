@@ -1,8 +1,9 @@
 /**
  * The constants of `native/layout.h` against those of `src/dataplane/layout.ts` and `drops.ts`, by name and value.
  *
- * The addon tells what it was compiled with. Every name it tells must stand in TypeScript with the same value, and every
- * constant of the shared memory that native code works with must be told: a word added on one side only is found here.
+ * The addon tells what it was compiled with. Every name it tells must stand in TypeScript with the same value, and
+ * every constant of the shared memory that native code works with must be told: a word added on one side only is found
+ * here.
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
@@ -24,7 +25,7 @@ const OURS_ALONE = [
   /^DROP_(LINK_LOCAL|LINK_DOWN|SAME_PORT|NO_RECIPIENT|EGRESS_DOWN|EGRESS_MTU)$/,
 ]
 const SHARED =
-  /^(ARENA_|HEADER_|OFFLOAD_|GSO_|EGRESS_|EVENT_|KIND_|DROP_|COUNTER_|TAG_PRESENT$|\w+_SLOT_BYTES$|SLOT_|BURST_CAPACITY$)/
+  /^(ARENA_|HEADER_|OFFLOAD_|GSO_|EGRESS_|EVENT_|KIND_|DROP_|COUNTER_|TAG_PRESENT$|\w+_SLOT_BYTES$|SLOT_|BURST_CAP)/
 const FIELDS = [
   'OFFSET',
   'LENGTH',

@@ -1,7 +1,7 @@
 /**
  * Network namespaces of a test: a Lab makes them, runs commands in them, and removes all of it.
  *
- *   Lab ── namespace('sw') ── weftt-PID-1-sw     the switch's own namespace: the daemon runs here, never in the host's
+ *   Lab ── namespace('sw') ── weftt-PID-1-sw     the switch's own namespace: the daemon runs here, not the host
  *      └── namespace('a')  ── weftt-PID-2-a      a host: one interface, one address
  *
  * Names carry the pid of the test process, so a later run can tell the leftovers of a dead process from the namespaces
