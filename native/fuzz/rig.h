@@ -4,7 +4,7 @@
  * A target is one file with two functions. LLVMFuzzerTestOneInput() is libFuzzer's entry point; fuzz_make() writes a
  * mostly valid input, from which driver.c (no clang needed) mutates. To run one:
  *
- *   clang -fsanitize=fuzzer,address,undefined TARGET.c rig.c and native without binding.c and watch.c
+ *   clang -fsanitize=fuzzer,address,undefined TARGET.c rig.c and native without binding*.c and watch.c
  *   cc -fsanitize=address,undefined TARGET.c rig.c driver.c and the same; then ./a.out ITERATIONS [FIRST]
  *
  * Capacity: RIG_SMALL and RIG_LARGE slots, so that inputs run the pool empty. The engine is the real one.

@@ -43,7 +43,7 @@ export class ActivePort implements Socket {
   networkMtu: number
   readonly device: Device
   private readonly shard: Shard
-  private readonly onChange: (port: ActivePort) => void
+  private readonly onChange: (port: ActivePort, isState: boolean) => void
   private attachment = 0
   private attached: { kind: number; fds: number[] } | null = null
   private settled: Promise<unknown> = Promise.resolve()
@@ -57,7 +57,8 @@ export class ActivePort implements Socket {
     networkMtu: number,
     mac: string,
     shard: Shard,
-    onChange: (port: ActivePort) => void,
+    /** `isState`: it went up, down or wrong; else only what the shard must know of it has changed */
+    onChange: (port: ActivePort, isState: boolean) => void,
   ) {
     this.number = number
     this.definition = definition
@@ -118,7 +119,7 @@ export class ActivePort implements Socket {
       this.report('error', explain(error))
       this.openLater()
     }
-    if (this.device.mtuLimit !== before) this.onChange(this)
+    if (this.device.mtuLimit !== before) this.onChange(this, false)
   }
 
   /**
@@ -142,7 +143,7 @@ export class ActivePort implements Socket {
     this.networkMtu = networkMtu
     if (this.wantedMtu() !== before) this.device.setMtu(this.wantedMtu())
     this.device.setLink(definition.link)
-    this.onChange(this)
+    this.onChange(this, false)
   }
 
   // Socket, for the device.
@@ -169,7 +170,7 @@ export class ActivePort implements Socket {
     if (this.closed || (state === this.state && reason === this.reason)) return
     this.state = state
     this.reason = reason
-    this.onChange(this)
+    this.onChange(this, true)
   }
 
   inject(bytes: Uint8Array): boolean {

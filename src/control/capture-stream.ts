@@ -5,7 +5,7 @@
  * time. Blocks are gathered and sent when the event loop is free or 64 KiB have come together. While 16 MiB wait to be
  * sent, frames are dropped and counted as lost: a slow reader costs itself frames and the switch nothing.
  */
-import { compileFilter } from '../dataplane/filter.js'
+import { compileFilter } from '../dataplane/filter-compile.js'
 import { interfaceDescription, packetBytes, sectionHeader, writePacket } from '../ports/pcapng.js'
 import type { Methods } from './api.js'
 import type { CaptureEnd } from './api-results.js'

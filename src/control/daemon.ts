@@ -17,6 +17,7 @@ import type { Log } from './log.js'
 import { createHandlers } from './methods.js'
 import { createMetrics } from './metrics.js'
 import type { Fabric } from './model.js'
+import type { Event } from './network.js'
 import { Networks } from './networks.js'
 import { weftVersion } from './places.js'
 import { Dispatcher } from './rpc.js'
@@ -76,6 +77,7 @@ export async function startDaemon(options: DaemonOptions, { log, native, fabric:
     const fabric = await open()
     closers.push(() => fabric.close())
     const networks = new Networks(fabric, store, log)
+    networks.onEvent((event) => note(log, event))
     closers.push(() => networks.close())
     await networks.open(configuration)
 
@@ -100,6 +102,18 @@ export async function startDaemon(options: DaemonOptions, { log, native, fabric:
   } catch (error) {
     await close()
     throw error
+  }
+}
+
+/** What an operator should find in the log without having asked. */
+function note(log: Log, event: Event): void {
+  if (event.type === 'shard.restarted') {
+    log.error(`shard ${event.shard} ended (${event.reason}); another has taken over`)
+  } else if (event.type === 'port.error') {
+    log.warn(`port ${event.port} of network ${event.network}: ${event.reason ?? 'broken'}`)
+  } else if (event.type === 'port.up' || event.type === 'port.down') {
+    const reason = event.reason === null ? '' : `: ${event.reason}`
+    log.debug(`port ${event.port} of network ${event.network} is ${event.type.slice(5)}${reason}`)
   }
 }
 

@@ -142,7 +142,6 @@ class ShardFabric implements Fabric {
       await this.dropPort(network, port)
       throw error
     }
-    this.emit(network, port)
   }
 
   async setPort(name: string, definition: PortDefinition): Promise<void> {
@@ -247,10 +246,10 @@ class ShardFabric implements Fabric {
     if (number < 0)
       throw new Failure('ERR_CAPACITY', `port ${definition.name}: ${this.byNumber.length} ports are in use`)
     const mac = definition.mac ?? stableMac(network.definition.uuid, definition.name)
-    const port = new ActivePort(number, definition, network.definition.mtu, mac, this.shard, (changed) => {
-      // what the device found out may change what the shard must know
+    const port = new ActivePort(number, definition, network.definition.mtu, mac, this.shard, (changed, isState) => {
       if (this.byNumber[number] !== changed) return
-      this.emit(network, changed)
+      if (isState) this.emit(network, changed)
+      // what the device found out may change what the shard must know
       this.configureSoon(network)
     })
     this.byNumber[number] = port

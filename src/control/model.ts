@@ -197,7 +197,7 @@ export interface Fabric {
   capture(
     network: string,
     port: string | null,
-    /** compiled by `compileFilter` of `src/dataplane/filter.ts`; null: everything */
+    /** compiled by `compileFilter`; null: everything */
     filter: Int32Array | null,
     onFrame: (frame: CapturedFrame) => void,
   ): Promise<Capture>

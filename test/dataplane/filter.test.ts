@@ -6,7 +6,8 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { Filter, compileFilter } from '../../src/dataplane/filter.js'
+import { compileFilter } from '../../src/dataplane/filter-compile.js'
+import { Filter } from '../../src/dataplane/filter.js'
 import { LENGTH, OFFSET, TAG_PRESENT } from '../../src/dataplane/layout.js'
 import { randomFrom } from './rig.js'
 

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { compileFilter } from '../../src/dataplane/filter.js'
+import { compileFilter } from '../../src/dataplane/filter-compile.js'
 import {
   HEADER_INJECT,
   HEADER_INJECT_BYTES,
