@@ -6,8 +6,8 @@
  *              | ether [src|dst] host MAC | vlan [VID] | arp | ip | ip6 | icmp | icmp6 | tcp | udp | proto N
  *              | broadcast | multicast | greater BYTES | less BYTES
  *
- * `&&`, `||` and `!` are understood too; two primitives side by side mean `and`. Limits: 256 conditions, and brackets as
- * deep as the evaluator's stack of 32 results allows. What is wrong is refused with the place and the word.
+ * `&&`, `||` and `!` are understood too; two primitives side by side mean `and`. Limits: 256 conditions, and brackets
+ * as deep as the evaluator's stack of 32 results allows. What is wrong is refused with the place and the word.
  */
 import {
   AND,
