@@ -14,6 +14,9 @@
  * Transmit. The egress list comes in the order of the frames; it is sorted by port (stable, so each port's order is
  * kept) in one pass of chains and one of copying, because most kinds send many frames in one system call.
  *
+ * What ends a long wait is a timer of one second that always runs, not a timeout: arming a timer at each sleep costs more
+ * than the rest of it on a virtual machine.
+ *
  * What it does not do: decide. It knows neither VLANs nor addresses.
  */
 #include "engine.h"
@@ -23,14 +26,17 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
-#define SPIN_MAX 50 /* microseconds: about what sleeping and waking costs */
+#define SPIN_MAX 8 /* microseconds; longer gains little and takes the core from the guests */
 #define SPIN_MIN 2
 #define EPOLL_BATCH 128
+#define POLL_EVERY 4 /* turns with ready ports between two looks at the set */
 #define KEY_CONTROL PORTS_MAX
 #define KEY_WAKE (PORTS_MAX + 1)
+#define KEY_TICK (PORTS_MAX + 2)
 #define KEY_OUT 0x10000 /* the event is about fd_out */
 
 static int64_t now_nanos(void) {
@@ -55,9 +61,22 @@ static void *section(struct engine *engine, size_t arena_bytes, enum header_word
     return engine->base + offset;
 }
 
+static int watch(struct engine *engine, int fd, uint32_t events, uint32_t key) {
+    struct epoll_event event = {.events = events, .data.u32 = key};
+    return epoll_ctl(engine->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
+}
+
+/* A timer that ends the wait once a second. */
+static int start_tick(struct engine *engine) {
+    struct itimerspec second = {.it_interval = {.tv_sec = 1}, .it_value = {.tv_sec = 1}};
+    engine->tick = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (engine->tick < 0 || timerfd_settime(engine->tick, 0, &second, NULL) < 0) return errno;
+    return watch(engine, engine->tick, EPOLLIN | EPOLLET, KEY_TICK); /* edge-triggered: it need not be read */
+}
+
 int engine_open(struct engine *engine, uint8_t *arena, size_t bytes) {
     memset(engine, 0, sizeof *engine);
-    engine->epoll = engine->wake = engine->control = -1;
+    engine->epoll = engine->wake = engine->control = engine->tick = -1;
     if (bytes < HEADER_SIZE) return EINVAL;
     engine->base = arena;
     int32_t *header = engine->header = (int32_t *)(void *)arena;
@@ -83,6 +102,8 @@ int engine_open(struct engine *engine, uint8_t *arena, size_t bytes) {
     if (!engine->scratch) return ENOMEM;
     engine->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (engine->epoll < 0) return errno;
+    int error = start_tick(engine);
+    if (error) return error;
     for (int i = 0; i < PORTS_MAX; i++) engine->head[i] = -1;
     engine->started = now_nanos();
     header[HEADER_EVENT_COUNT] = 0;
@@ -95,6 +116,7 @@ void engine_close(struct engine *engine) {
     for (int32_t i = 0; i < PORTS_MAX; i++)
         if (engine->ports[i].ops) engine_detach(engine, i);
     if (engine->uring) uring_close(engine->uring);
+    if (engine->tick >= 0) close(engine->tick);
     if (engine->epoll >= 0) close(engine->epoll);
     free(engine->scratch);
     engine->epoll = -1;
@@ -103,11 +125,6 @@ void engine_close(struct engine *engine) {
 }
 
 /* ---- ports ---- */
-
-static int watch(struct engine *engine, int fd, uint32_t events, uint32_t key) {
-    struct epoll_event event = {.events = events, .data.u32 = key};
-    return epoll_ctl(engine->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
-}
 
 /* The control channel and the wake-up counter are looked after like ports, level-triggered. */
 int engine_watch(struct engine *engine, int control, int wake) {
@@ -217,6 +234,8 @@ static bool poll_events(struct engine *engine, int wait_millis) {
         uint32_t key = events[i].data.u32;
         if (key == KEY_CONTROL) {
             engine->header[HEADER_CONTROL] = 1;
+        } else if (key == KEY_TICK) {
+            continue;
         } else if (key == KEY_WAKE) {
             uint64_t value;
             if (read(engine->wake, &value, sizeof value) < 0) continue; /* EAGAIN: somebody else's turn */
@@ -274,29 +293,41 @@ static bool has_news(const struct engine *engine) {
     return engine->header[HEADER_CONTROL] || engine->header[HEADER_EVENT_COUNT];
 }
 
+/* Nothing is ready: asks again for a while if that has paid lately, then sleeps until there is news. */
+static void wait_for_news(struct engine *engine, int wait_millis) {
+    if (wait_millis == 0 || has_news(engine)) {
+        poll_events(engine, 0);
+        return;
+    }
+    if (engine->spin_micros >= SPIN_MIN) {
+        int64_t until = now_nanos() + engine->spin_micros * 1000LL;
+        do {
+            if (poll_events(engine, 0)) {
+                engine->spin_micros = engine->spin_micros * 2 < SPIN_MAX ? engine->spin_micros * 2 : SPIN_MAX;
+                return;
+            }
+        } while (now_nanos() < until);
+    }
+    engine->spin_micros /= 2;
+    int64_t before = now_nanos();
+    poll_events(engine, wait_millis);
+    /* a short sleep would better have been a spin: try that the next time */
+    if (now_nanos() - before < SPIN_MAX * 1000LL && engine->spin_micros < SPIN_MIN) engine->spin_micros = SPIN_MIN;
+}
+
 int engine_receive(struct engine *engine, int wait_millis) {
     forget_events(engine, 0, engine->reported, -1);
     engine->header[HEADER_CONTROL] = 0;
-    poll_events(engine, 0);
+    if (engine->ready_count == 0) {
+        wait_for_news(engine, wait_millis);
+    } else if (++engine->unpolled >= POLL_EVERY) {
+        engine->unpolled = 0;
+        poll_events(engine, 0);
+    }
     int count = read_ready(engine);
-    if (count == 0 && !has_news(engine) && engine->ready_count == 0 && wait_millis > 0) {
-        bool rewarded = false;
-        if (engine->spin_micros >= SPIN_MIN) {
-            int64_t until = now_nanos() + engine->spin_micros * 1000LL;
-            do {
-                rewarded = poll_events(engine, 0);
-            } while (!rewarded && now_nanos() < until);
-        }
-        if (rewarded) {
-            engine->spin_micros = engine->spin_micros * 2 < SPIN_MAX ? engine->spin_micros * 2 : SPIN_MAX;
-        } else {
-            engine->spin_micros /= 2;
-            int64_t before = now_nanos();
-            poll_events(engine, wait_millis);
-            /* a short sleep would better have been a spin: try that the next time */
-            if (now_nanos() - before < SPIN_MAX * 1000LL && engine->spin_micros < SPIN_MIN)
-                engine->spin_micros = SPIN_MIN;
-        }
+    if (count == 0 && engine->ready_count == 0 && wait_millis != 0 && !engine->header[HEADER_CONTROL]) {
+        /* what was thought ready had no more */
+        wait_for_news(engine, wait_millis);
         count = read_ready(engine);
     }
     engine->reported = engine->header[HEADER_EVENT_COUNT];

@@ -56,6 +56,7 @@ struct port {
     bool ready;   /* may have frames: asked at the next receive call */
     bool listed;  /* stands in engine->ready */
     bool failed;  /* an event was raised; not asked again */
+    bool large;   /* TAP: its last frame was large, so the next one is expected to be */
     bool flooded; /* TAP: brings many small frames at a time, worth reading in batches */
     int expected; /* TAP: frames to ask for in the next batch */
 };
@@ -75,11 +76,13 @@ struct engine {
     int epoll;
     int wake;    /* eventfd: written by others to end the wait; -1: none */
     int control; /* the control channel's descriptor; -1: none */
+    int tick;    /* timerfd: ends the wait once a second */
     struct port ports[PORTS_MAX];
     int32_t ready[PORTS_MAX]; /* ports that may have frames, in the order of their turn */
     int ready_count;
     int reported;        /* events that the last receive call has told already */
     int64_t started;     /* CLOCK_MONOTONIC, nanoseconds */
+    int unpolled;        /* receive calls since the set was looked at */
     int spin_micros;     /* what waiting for the next frame by asking may cost, adapted */
     struct uring *uring; /* uring.c; NULL: not open */
     bool uring_refused;
@@ -237,7 +240,10 @@ int engine_watch(struct engine *engine, int control, int wake);
 /* Takes over the descriptors, also on failure. Returns 0 or an errno. */
 int engine_attach(struct engine *engine, int32_t index, enum port_kind kind, int fd, int fd_out);
 int engine_detach(struct engine *engine, int32_t index);
-/* Waits up to wait_millis for a frame, an event or a wake-up; returns the number of packets in the burst. */
+/*
+ * Waits up to wait_millis for a frame, an event or a wake-up, -1: as long as it takes, which is a second at most. Returns
+ * the number of packets in the burst.
+ */
 int engine_receive(struct engine *engine, int wait_millis);
 /* Sends the first `pairs` pairs of the egress list and drops one reference a pair. */
 void engine_transmit(struct engine *engine, int pairs);

@@ -4,7 +4,8 @@
  *
  * A reader cannot know the next frame's size. readv() is given the header's place, a small slot, and a large slot as
  * the continuation: an ordinary frame ends in the small slot and is done. A longer one goes to the large slot, to which
- * only the first SMALL_FRAME_BYTES bytes have to be copied; the small slot serves the next frame.
+ * only the first SMALL_FRAME_BYTES bytes have to be copied; the small slot serves the next frame. Behind a large frame
+ * another is expected and read straight into the large slot.
  *
  * Floods of small frames go through io_uring (uring.c), many a system call: a port that gave FLOOD_LEAST frames at
  * once, none of them large, is read in batches, straight into large slots, until a batch brings less. Runs of as many
@@ -22,6 +23,34 @@
 
 #define FLOOD_LEAST 8 /* frames in one call that make a flood */
 
+static int32_t refuse_frame(struct engine *engine, const struct port *port, enum drop reason) {
+    count_drop(engine, port, reason);
+    errno = ENOBUFS;
+    return -1;
+}
+
+static int32_t accept_frame(struct engine *engine, int32_t packet, int32_t length, const struct vnet_header *header) {
+    struct record *record = pool_fill(engine, packet, length);
+    if (header->flags | header->gso_type) offload_accept(frame_of(engine, record), length, header, record);
+    return packet;
+}
+
+/* Behind a large frame another is expected: reads it whole into the large slot; an ordinary one is copied out of it. */
+static int32_t read_large_frame(struct engine *engine, struct port *port, int32_t small, int32_t large) {
+    struct vnet_header header;
+    uint8_t *place = slot_of(engine, large);
+    struct iovec parts[2] = {{&header, sizeof header}, {place, MAX_FRAME_BYTES}};
+    ssize_t got = readv(port->fd, parts, 2);
+    if (got < 0) return -1;
+    int32_t length = (int32_t)got - (int32_t)sizeof header, packet = large;
+    if (length <= 0) return refuse_frame(engine, port, DROP_RECEIVE_ERROR);
+    if (length <= SMALL_FRAME_BYTES) {
+        memcpy(slot_of(engine, small), place, (size_t)length);
+        packet = small;
+    }
+    return accept_frame(engine, packet, length, &header);
+}
+
 /* Reads one frame. Returns the packet; -1 with errno set: EAGAIN, or ENOBUFS for a frame dropped and counted. */
 static int32_t read_frame(struct engine *engine, struct port *port, int32_t small, int32_t large) {
     struct vnet_header header;
@@ -34,24 +63,14 @@ static int32_t read_frame(struct engine *engine, struct port *port, int32_t smal
     };
     ssize_t got = readv(port->fd, parts, 3);
     if (got < 0) return -1;
-    if (got <= (ssize_t)sizeof header) {
-        count_drop(engine, port, DROP_RECEIVE_ERROR);
-        errno = ENOBUFS;
-        return -1;
-    }
     int32_t length = (int32_t)got - (int32_t)sizeof header, packet = small;
+    if (length <= 0) return refuse_frame(engine, port, DROP_RECEIVE_ERROR);
     if (length > SMALL_FRAME_BYTES) {
-        if (large < 0) {
-            count_drop(engine, port, DROP_NO_SLOT);
-            errno = ENOBUFS;
-            return -1;
-        }
+        if (large < 0) return refuse_frame(engine, port, DROP_NO_SLOT);
         memcpy(slot_of(engine, large), place, SMALL_FRAME_BYTES);
         packet = large;
     }
-    struct record *record = pool_fill(engine, packet, length);
-    if (header.flags | header.gso_type) offload_accept(frame_of(engine, record), length, &header, record);
-    return packet;
+    return accept_frame(engine, packet, length, &header);
 }
 
 /* Reads a batch. Returns the number of packets; -1 if there is no ring or no slot. */
@@ -105,10 +124,12 @@ static int tap_receive(struct engine *engine, struct port *port, int32_t *packet
         if (small < 0) small = pool_take_small(engine);
         if (large < 0) large = pool_take_large(engine);
         if (small < 0) break; /* the pool is empty: the frames wait in the device */
-        int32_t packet = read_frame(engine, port, small, large);
+        int32_t packet = port->large && large >= 0 ? read_large_frame(engine, port, small, large)
+                                                   : read_frame(engine, port, small, large);
         if (packet >= 0) {
             bytes += record_of(engine, packet)->length;
             packets[count++] = packet;
+            port->large = packet == large;
             if (packet == small) {
                 small = -1;
             } else {

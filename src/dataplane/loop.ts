@@ -21,12 +21,12 @@ const { DROP_NO_SLOT } = drops
 
 /** What moves the bytes: native code, or memory ports. */
 export interface Driver extends Transmitter {
-  /** Waits up to `waitMillis` for frames, lists them as the arena's burst, and returns how many. */
+  /** Waits up to `waitMillis` (-1: as long as it takes, at most a second) for frames, lists them as the arena's burst, and returns how many. */
   receive(waitMillis: number): number
 }
 
-/** Longest wait: the once-a-second work is late by this at most. */
-const WAIT_MILLIS = 1000
+/** Until something happens: a driver ends a wait once a second by itself, for the once-a-second work. */
+const WAIT_MILLIS = -1
 
 export class Loop {
   readonly pipeline: Pipeline
