@@ -3,19 +3,17 @@
  *
  * Readiness. All descriptors stand in one epoll set, edge-triggered. An event puts the port on the ready list, and it
  * stays there until its device has no more: while frames come, a port is asked by reading it, not by epoll. Ports take
- * turns of at most PORT_BURST frames, in the order of the list; a port that has more goes to the end of it. The set is
- * looked at again in every receive call, without waiting while any port is ready.
+ * turns of at most PORT_BURST frames, in the order of the list; a port that has more goes to the end of it. While any
+ * port is ready the set is looked at only in every POLL_EVERY-th receive call, and without waiting.
  *
  * Waiting. After a turn with frames the next one is often microseconds away, and sleeping costs more than that (a
  * wake-up of the scheduler, 5 to 50 us). So the engine first asks again for spin_micros, then blocks. The spin doubles
- * (to SPIN_MAX) whenever it was rewarded, halves when it was not, and is off after a second without frames: an idle
- * switch sleeps.
+ * (to SPIN_MAX) whenever it was rewarded and halves when it was not, down to none: an idle switch sleeps. What ends a
+ * long sleep is a timer of one second that always runs, not a timeout: arming a timer for each sleep costs more than the
+ * rest of it on a virtual machine.
  *
  * Transmit. The egress list comes in the order of the frames; it is sorted by port (stable, so each port's order is
  * kept) in one pass of chains and one of copying, because most kinds send many frames in one system call.
- *
- * What ends a long wait is a timer of one second that always runs, not a timeout: arming a timer at each sleep costs more
- * than the rest of it on a virtual machine.
  *
  * What it does not do: decide. It knows neither VLANs nor addresses.
  */
@@ -71,7 +69,7 @@ static int start_tick(struct engine *engine) {
     struct itimerspec second = {.it_interval = {.tv_sec = 1}, .it_value = {.tv_sec = 1}};
     engine->tick = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     if (engine->tick < 0 || timerfd_settime(engine->tick, 0, &second, NULL) < 0) return errno;
-    return watch(engine, engine->tick, EPOLLIN | EPOLLET, KEY_TICK); /* edge-triggered: it need not be read */
+    return watch(engine, engine->tick, EPOLLIN, KEY_TICK);
 }
 
 int engine_open(struct engine *engine, uint8_t *arena, size_t bytes) {
@@ -234,11 +232,10 @@ static bool poll_events(struct engine *engine, int wait_millis) {
         uint32_t key = events[i].data.u32;
         if (key == KEY_CONTROL) {
             engine->header[HEADER_CONTROL] = 1;
-        } else if (key == KEY_TICK) {
-            continue;
-        } else if (key == KEY_WAKE) {
+        } else if (key == KEY_TICK || key == KEY_WAKE) {
+            /* the timer goes on only when it has been read; a counter that others emptied gives EAGAIN */
             uint64_t value;
-            if (read(engine->wake, &value, sizeof value) < 0) continue; /* EAGAIN: somebody else's turn */
+            if (read(key == KEY_TICK ? engine->tick : engine->wake, &value, sizeof value) < 0) continue;
         } else {
             struct port *port = &engine->ports[key & EGRESS_PORT_MASK];
             if (!port->ops) continue;

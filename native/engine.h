@@ -241,8 +241,8 @@ int engine_watch(struct engine *engine, int control, int wake);
 int engine_attach(struct engine *engine, int32_t index, enum port_kind kind, int fd, int fd_out);
 int engine_detach(struct engine *engine, int32_t index);
 /*
- * Waits up to wait_millis for a frame, an event or a wake-up, -1: as long as it takes, which is a second at most. Returns
- * the number of packets in the burst.
+ * Waits up to wait_millis for a frame, an event or a wake-up, -1: as long as it takes, which is a second at most.
+ * Returns the number of packets in the burst.
  */
 int engine_receive(struct engine *engine, int wait_millis);
 /* Sends the first `pairs` pairs of the egress list and drops one reference a pair. */

@@ -21,7 +21,10 @@ const { DROP_NO_SLOT } = drops
 
 /** What moves the bytes: native code, or memory ports. */
 export interface Driver extends Transmitter {
-  /** Waits up to `waitMillis` (-1: as long as it takes, at most a second) for frames, lists them as the arena's burst, and returns how many. */
+  /**
+   * Waits up to `waitMillis` (-1: as long as it takes, at most a second) for frames, lists them as the arena's burst,
+   * and returns how many.
+   */
   receive(waitMillis: number): number
 }
 

@@ -50,7 +50,8 @@ export interface Native {
   attachPort(port: number, kind: number, fd: number, fdOut: number): number
   detachPort(port: number): number
   /**
-   * Waits up to `waitMillis` (-1: at most a second), then returns the packets now in the arena's burst. Writes HEADER_NOW, events, control.
+   * Waits up to `waitMillis` (-1: at most a second), then returns the packets now in the arena's burst. Writes
+   * HEADER_NOW, events, control.
    */
   receive(waitMillis: number): number
   /** Sends the first `pairs` of the egress list, each of which gives up a reference. */
