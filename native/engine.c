@@ -9,8 +9,8 @@
  * Waiting. After a turn with frames the next one is often microseconds away, and sleeping costs more than that (a
  * wake-up of the scheduler, 5 to 50 us). So the engine first asks again for spin_micros, then blocks. The spin doubles
  * (to SPIN_MAX) whenever it was rewarded and halves when it was not, down to none: an idle switch sleeps. What ends a
- * long sleep is a timer of one second that always runs, not a timeout: arming a timer for each sleep costs more than the
- * rest of it on a virtual machine.
+ * long sleep is a timer of one second that always runs, not a timeout: arming a timer for each sleep costs more than
+ * the rest of it on a virtual machine.
  *
  * Transmit. The egress list comes in the order of the frames; it is sorted by port (stable, so each port's order is
  * kept) in one pass of chains and one of copying, because most kinds send many frames in one system call.
