@@ -1,12 +1,13 @@
 /*
  * The binding's functions that open and watch devices and sockets, for the control process. src/ports/native.ts
- * describes them; device.h and watch.h do the work.
+ * describes them; device.c, address.c and watch.c do the work.
  */
 #include "binding.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "device.h"
@@ -95,6 +96,50 @@ FUNCTION(set_link_mtu) {
     char name[TEXT_MAX], netns[TEXT_MAX];
     return number(env, link_set_mtu(text(&call, 0, name), text(&call, 1, netns), small_integer(&call, 2)));
 }
+
+static bool is_null(const struct call *call, size_t index) {
+    napi_valuetype type = napi_undefined;
+    napi_typeof(call->env, call->arguments[index], &type);
+    return type == napi_null || type == napi_undefined;
+}
+
+/* An IP address's bytes; one of another length than 4 or 16 is refused where it is used. */
+static bool ip_bytes(const struct call *call, size_t index, struct ip_prefix *ip) {
+    napi_typedarray_type type;
+    size_t bytes = 0;
+    void *data = NULL;
+    if (index >= call->count || napi_get_typedarray_info(call->env, call->arguments[index], &type, &bytes, &data, NULL,
+                                                         NULL) != napi_ok)
+        return false;
+    if (type != napi_uint8_array || (bytes != 4 && bytes != 16)) return false;
+    memcpy(ip->bytes, data, bytes);
+    ip->length = bytes;
+    return true;
+}
+
+static napi_value on_address(napi_env env, napi_callback_info info, bool add) {
+    struct call call = begin(env, info);
+    char name[TEXT_MAX], netns[TEXT_MAX];
+    struct ip_prefix ip = {.prefix = small_integer(&call, 3)};
+    if (!ip_bytes(&call, 2, &ip)) return number(env, -EINVAL);
+    return number(env, address_change(text(&call, 0, name), text(&call, 1, netns), &ip, add));
+}
+
+FUNCTION(add_address) { return on_address(env, info, true); }
+FUNCTION(remove_address) { return on_address(env, info, false); }
+
+static napi_value on_route(napi_env env, napi_callback_info info, bool add) {
+    struct call call = begin(env, info);
+    char name[TEXT_MAX], netns[TEXT_MAX];
+    struct ip_prefix ip = {.prefix = small_integer(&call, 3)}, gateway = {0};
+    bool via = call.count > 4 && !is_null(&call, 4);
+    if (!ip_bytes(&call, 2, &ip) || (via && !ip_bytes(&call, 4, &gateway))) return number(env, -EINVAL);
+    return number(env,
+                  route_change(text(&call, 0, name), text(&call, 1, netns), &ip, via ? &gateway : NULL, add));
+}
+
+FUNCTION(add_route) { return on_route(env, info, true); }
+FUNCTION(remove_route) { return on_route(env, info, false); }
 
 FUNCTION(listen_unix) {
     struct call call = begin(env, info);
@@ -187,6 +232,10 @@ const struct function device_functions[] = {
     {"openPacket", open_packet},
     {"getLink", get_link},
     {"setLinkMtu", set_link_mtu},
+    {"addAddress", add_address},
+    {"removeAddress", remove_address},
+    {"addRoute", add_route},
+    {"removeRoute", remove_route},
     {"listenUnix", listen_unix},
     {"connectUnix", connect_unix},
     {"bindDgram", bind_dgram},

@@ -60,7 +60,7 @@ static void *run_in_namespace(void *pointer) {
     return NULL;
 }
 
-static int in_namespace(const char *netns, int (*work)(void *), void *argument) {
+int in_namespace(const char *netns, int (*work)(void *), void *argument) {
     if (!netns[0]) return work(argument);
     struct task task = {work, argument, netns, 0};
     pthread_t thread;

@@ -44,6 +44,21 @@ int packet_open(const char *name, const char *netns, int fds[2], struct link *li
 int link_get(const char *name, const char *netns, struct link *link);
 int link_set_mtu(const char *name, const char *netns, int mtu);
 
+/* An address, or a prefix: the bits beyond it are 0. */
+struct ip_prefix {
+    uint8_t bytes[16];
+    size_t length; /* bytes: 4 or 16 */
+    int prefix;
+};
+
+/* Gives an interface an address or a route, or takes it away (address.c). */
+int address_change(const char *name, const char *netns, const struct ip_prefix *ip, bool add);
+int route_change(const char *name, const char *netns, const struct ip_prefix *destination,
+                 const struct ip_prefix *gateway /* NULL: on the link */, bool add);
+
+/* Runs `work` in a namespace given as above, in a thread of its own unless it is this process's; its result. */
+int in_namespace(const char *netns, int (*work)(void *), void *argument);
+
 /* Unix and TCP sockets; all descriptors are non-blocking and close on exec. `mode`: permissions of the path. */
 int unix_listen(const char *path, int mode);
 int unix_connect(const char *path);

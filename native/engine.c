@@ -103,7 +103,8 @@ int engine_open(struct engine *engine, uint8_t *arena, size_t bytes) {
     int error = start_tick(engine);
     if (error) return error;
     for (int i = 0; i < PORTS_MAX; i++) engine->head[i] = -1;
-    engine->started = now_nanos();
+    /* seconds go on where a predecessor on the same arena left them */
+    engine->started = now_nanos() - (int64_t)header[HEADER_NOW] * 1000000000;
     header[HEADER_EVENT_COUNT] = 0;
     header[HEADER_CONTROL] = 0;
     fill_free_stacks(engine);

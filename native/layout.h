@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #define ARENA_MAGIC 0x74666557
-#define ARENA_VERSION 1
+#define ARENA_VERSION 2
 
 #define SMALL_SLOT_BYTES 2048
 #define LARGE_SLOT_BYTES 69632
@@ -114,14 +114,14 @@ enum counter {
     HELD_BYTES = 6,
 };
 
-#define DROP_SHIFT 5
+#define DROP_SHIFT 6
 enum drop {
     DROP_NO_SLOT = 13,
     DROP_RECEIVE_ERROR = 14,
-    DROP_QUEUE_FULL = 18,
-    DROP_NO_PEER = 19,
-    DROP_TRANSMIT_ERROR = 20,
-    DROP_SEGMENTATION = 21,
+    DROP_QUEUE_FULL = 50,
+    DROP_NO_PEER = 51,
+    DROP_TRANSMIT_ERROR = 52,
+    DROP_SEGMENTATION = 53,
 };
 
 enum port_kind { KIND_NONE = 0, KIND_TAP = 1, KIND_PACKET = 2, KIND_STREAM = 3, KIND_DGRAM = 4, KIND_RING = 5 };

@@ -17,7 +17,6 @@ import {
 } from '../dataplane/layout.js'
 import { DROP_FIRST_TRANSMIT, DROP_NAMES, DROP_REASONS } from '../dataplane/drops.js'
 import { TAKES_CHECKSUM, TAKES_TSO4, TAKES_TSO6, TAKES_USO } from '../dataplane/port-table.js'
-import { RING_DIRECTION, RING_KIND, RING_PORT, RING_TAG, MESSAGE_FRAME } from '../dataplane/ring.js'
 import { type Device, type Socket, explain } from '../ports/device.js'
 import { SystemFailure } from '../ports/native.js'
 import { NetdevDevice } from '../ports/netdev.js'
@@ -25,6 +24,7 @@ import { PcapDevice } from '../ports/pcap.js'
 import { QemuDevice } from '../ports/qemu.js'
 import { TapDevice } from '../ports/tap.js'
 import { Failure, type FailureCode } from './failure.js'
+import { injectFrame } from './inject.js'
 import type { PortDefinition, PortStatus } from './model.js'
 import type { Shard } from './shard.js'
 
@@ -174,18 +174,7 @@ export class ActivePort implements Socket {
   }
 
   inject(bytes: Uint8Array): boolean {
-    const ring = this.shard.inject
-    if (!ring.hasRoom(bytes.length)) return false
-    const index = ring.reserve(bytes.length)
-    const header = ring.header()
-    header[index + RING_KIND] = MESSAGE_FRAME
-    header[index + RING_PORT] = this.number
-    header[index + RING_DIRECTION] = 0
-    header[index + RING_TAG] = 0
-    ring.data().set(bytes, ring.place(index))
-    ring.publish()
-    this.shard.signal()
-    return true
+    return injectFrame(this.shard, this.number, bytes)
   }
 
   status(): PortStatus {
@@ -215,6 +204,8 @@ export class ActivePort implements Socket {
       isolated: definition.isolated,
       link: definition.link,
       macLimit: definition.macLimit,
+      addresses: definition.addresses,
+      allow: definition.allow,
       offloads: offloadNames(this.device.offloads),
       receive: {
         packets: counter(RECEIVED_PACKETS),

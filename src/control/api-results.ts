@@ -6,15 +6,40 @@ import { type Static, Type } from 'typebox'
 const nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) => Type.Union([schema, Type.Null()])
 const count = Type.Integer({ minimum: 0 })
 
+const Mode = Type.Union([
+  Type.Literal('nat'),
+  Type.Literal('route'),
+  Type.Literal('open'),
+  Type.Literal('isolated'),
+  Type.Literal('bridge'),
+])
+const Subnet = Type.Object({
+  cidr: Type.String(),
+  gateway: Type.String(),
+  dhcp: nullable(Type.Object({ from: Type.String(), to: Type.String() })),
+})
+const State = Type.Union([Type.Literal('up'), Type.Literal('down'), Type.Literal('error')])
+
+export const UplinkResult = Type.Object({
+  kind: Type.Union([Type.Literal('host'), Type.Literal('netdev')]),
+  dev: Type.String(),
+  state: State,
+  reason: nullable(Type.String()),
+  mac: Type.String(),
+  addresses: Type.Array(Type.String()),
+  gateways: Type.Array(Type.String()),
+})
+
 export const NetworkResult = Type.Object({
   name: Type.String(),
   uuid: Type.String(),
-  mode: Type.Union([Type.Literal('isolated'), Type.Literal('bridge')]),
+  mode: Mode,
   active: Type.Boolean(),
   persistent: Type.Boolean(),
   autostart: Type.Boolean(),
-  subnets: Type.Array(Type.Never()),
+  subnets: Type.Array(Subnet),
   uplink: nullable(Type.String()),
+  uplinkStatus: nullable(UplinkResult),
   domain: nullable(Type.String()),
   mtu: Type.Integer(),
   fdbAgeSeconds: Type.Integer(),
@@ -49,7 +74,7 @@ const Options = Type.Union([
 
 const Traffic = Type.Object({ packets: count, bytes: count, dropped: count })
 const Kind = Type.Union([Type.Literal('tap'), Type.Literal('netdev'), Type.Literal('qemu'), Type.Literal('pcap')])
-const State = Type.Union([Type.Literal('up'), Type.Literal('down'), Type.Literal('error')])
+const Waiver = Type.Union([Type.Literal('spoofing'), Type.Literal('dhcp-server'), Type.Literal('router')])
 const Drops = Type.Record(Type.String(), count, { description: 'counts by reason' })
 const Software = Type.Object({ segmented: count, checksums: count })
 
@@ -64,6 +89,8 @@ export const PortResult = Type.Object({
   isolated: Type.Boolean(),
   link: Type.Boolean(),
   macLimit: Type.Integer(),
+  addresses: Type.Array(Type.String()),
+  allow: Type.Array(Waiver),
   offloads: Type.Array(Type.String()),
   receive: Traffic,
   transmit: Traffic,
@@ -82,6 +109,82 @@ export const FdbEntryResult = Type.Object({
 
 export const StaticResult = Type.Object({ mac: Type.String(), vid: Type.Integer(), port: Type.String() })
 
+export const LeaseResult = Type.Object({
+  address: Type.String(),
+  mac: nullable(Type.String()),
+  hostname: nullable(Type.String()),
+  port: nullable(Type.String()),
+  expiresAt: nullable(Type.String()),
+  reserved: Type.Boolean(),
+})
+
+export const NeighborResult = Type.Object({
+  address: Type.String(),
+  mac: nullable(Type.String()),
+  port: nullable(Type.String()),
+  state: Type.Union([
+    Type.Literal('incomplete'),
+    Type.Literal('reachable'),
+    Type.Literal('stale'),
+    Type.Literal('probe'),
+    Type.Literal('failed'),
+    Type.Literal('static'),
+  ]),
+  ageSeconds: Type.Number(),
+})
+
+export const RouteResult = Type.Object({
+  destination: Type.String(),
+  via: nullable(Type.String()),
+  interface: Type.String(),
+  origin: Type.Union([
+    Type.Literal('connected'),
+    Type.Literal('static'),
+    Type.Literal('default'),
+    Type.Literal('dhcp'),
+  ]),
+})
+export const StaticRouteResult = Type.Object({ destination: Type.String(), via: Type.String() })
+
+const Tuple = Type.Object({
+  source: Type.String(),
+  sourcePort: Type.Integer(),
+  destination: Type.String(),
+  destinationPort: Type.Integer(),
+})
+export const ConnectionResult = Type.Object({
+  protocol: Type.String(),
+  state: Type.String(),
+  original: Tuple,
+  reply: Tuple,
+  nat: nullable(Type.Union([Type.Literal('snat'), Type.Literal('dnat')])),
+  packets: count,
+  bytes: count,
+  timeoutSeconds: Type.Number(),
+})
+
+export const ForwardResult = Type.Object({
+  protocol: Type.Union([Type.Literal('tcp'), Type.Literal('udp')]),
+  address: nullable(Type.String()),
+  firstPort: Type.Integer(),
+  lastPort: Type.Integer(),
+  to: Type.String(),
+  toPort: Type.Integer(),
+})
+
+export const RuleResult = Type.Object({ number: Type.Integer(), rule: Type.String(), packets: count, bytes: count })
+
+export const RecordType = Type.Union([
+  Type.Literal('a'),
+  Type.Literal('aaaa'),
+  Type.Literal('cname'),
+  Type.Literal('srv'),
+  Type.Literal('txt'),
+])
+export const RecordResult = Type.Object({ name: Type.String(), type: RecordType, value: Type.Array(Type.String()) })
+
+export const TraceResult = Type.Object({ steps: Type.Array(Type.String()), verdict: Type.String() })
+
 export const StatsEntry = Type.Object({
   network: Type.String(),
   port: Type.String(),
@@ -94,7 +197,7 @@ export const StatsEntry = Type.Object({
 })
 export type StatsEntry = Static<typeof StatsEntry>
 
-const Shard = Type.Object({
+export const Shard = Type.Object({
   index: Type.Integer(),
   pid: Type.Integer(),
   restarts: count,
@@ -108,6 +211,18 @@ const Shard = Type.Object({
     moved: count,
     refused: count,
   }),
+  neighbors: Type.Object({ capacity: count, used: count, evicted: count, failed: count }),
+  connections: Type.Object({
+    capacity: count,
+    used: count,
+    made: count,
+    expired: count,
+    evicted: count,
+    refused: count,
+    invalid: count,
+  }),
+  mappings: Type.Object({ capacity: count, used: count, refused: count }),
+  router: Type.Object({ packets: count, fragmentsHeld: count, icmpSent: count, icmpLimited: count }),
 })
 
 export const StatusReport = Type.Object({

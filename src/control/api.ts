@@ -7,18 +7,44 @@
  */
 import { type Static, type TSchema, Type } from 'typebox'
 import { AgeSeconds, NetworkInput, NetworkSettings, TableVid } from './definition.js'
-import type { FdbEntry, NetworkStatus, PortStatus, StaticEntry } from './model.js'
+import { RuleText } from './router-settings.js'
+import type {
+  ConnectionEntry,
+  FdbEntry,
+  Forward,
+  Lease,
+  NeighborEntry,
+  NetworkStatus,
+  PortStatus,
+  RouteEntry,
+  RuleEntry,
+  ShardStatus,
+  StaticEntry,
+  StaticRoute,
+  TraceReport,
+} from './model.js'
 import { Interface, KindSettings, Mac, Mtu, Name, PortInput, PortSettings } from './port-definition.js'
 import {
   CaptureEnd,
+  ConnectionResult,
   DoctorReport,
   FdbEntryResult,
+  ForwardResult,
+  LeaseResult,
+  NeighborResult,
   NetworkResult,
   PortResult,
   QemuAdvice,
+  RecordResult,
+  RecordType,
+  RouteResult,
+  RuleResult,
+  Shard,
   StaticResult,
+  StaticRouteResult,
   StatsEntry,
   StatusReport,
+  TraceResult,
 } from './api-results.js'
 
 const closed = { additionalProperties: false }
@@ -47,7 +73,7 @@ function nullable<T extends TSchema>(schema: T) {
   return Type.Optional(Type.Union([schema, Type.Null()], { errorText }))
 }
 
-const { access, trunk, native, mac, mtu, isolated, link, macLimit } = PortSettings
+const { access, trunk, native, mac, mtu, isolated, link, macLimit, addresses, allow } = PortSettings
 const { netns, queues, owner, offloads } = KindSettings.tap
 const { path, client, dgram } = KindSettings.qemu
 const { read, write } = KindSettings.pcap
@@ -56,9 +82,21 @@ const { read, write } = KindSettings.pcap
 const networkParameters = {
   ...NetworkSettings,
   uuid: Type.Optional(Type.String()),
+  subnets: Type.Optional(Type.Array(Type.Unknown())),
+  dhcp: Type.Optional(Type.Unknown()),
+  routes: Type.Optional(Type.Array(Type.Unknown())),
+  forwards: Type.Optional(Type.Array(Type.Unknown())),
   ports: Type.Optional(Type.Array(Type.Unknown())),
   fdb: Type.Optional(Type.Array(Type.Unknown())),
 }
+const subnetList = Type.Optional(Type.Array(Type.Unknown()))
+const Cidr = Type.String({ minLength: 1, maxLength: 64 })
+const Address = Type.String({ minLength: 1, maxLength: 64 })
+const ForwardSource = Type.String({
+  minLength: 1,
+  maxLength: 128,
+  description: 'tcp|udp:[ADDRESS:]PORT[-PORT], an IPv6 address in brackets',
+})
 
 interface Method<P extends TSchema, R extends TSchema> {
   summary: string
@@ -77,6 +115,7 @@ function method<P extends TSchema, R extends TSchema>(
   return published === undefined ? { summary, params, result } : { summary, params, result, published }
 }
 
+const count = Type.Integer({ minimum: 0 })
 const nothing = Type.Object({}, closed)
 const done = Type.Object({}, { ...closed, description: 'nothing to tell' })
 
@@ -113,6 +152,13 @@ export const api = {
     Type.Object(
       {
         name: NetworkName,
+        mode: NetworkSettings.mode,
+        uplink: NetworkSettings.uplink,
+        domain: NetworkSettings.domain,
+        dhcp: Type.Optional(Type.Unknown({ description: 'off, a range FROM-TO, or settings' })),
+        subnets: subnetList,
+        addSubnets: subnetList,
+        removeSubnets: Type.Optional(Type.Array(Cidr)),
         mtu: Type.Optional(Mtu),
         fdbAgeSeconds: Type.Optional(AgeSeconds),
         autostart: Type.Optional(Type.Boolean()),
@@ -188,6 +234,8 @@ export const api = {
         isolated: nullable(isolated),
         link: nullable(link),
         macLimit: nullable(macLimit),
+        addresses: nullable(addresses),
+        allow: nullable(allow),
       },
       closed,
     ),
@@ -215,6 +263,97 @@ export const api = {
     Type.Object({ removed: Type.Integer() }),
   ),
   'fdb.flush': method('Forgets learned addresses', inTable, Type.Object({ flushed: Type.Integer() })),
+
+  'lease.list': method('The leases and reservations of a network', onNetwork, Type.Array(LeaseResult)),
+  'lease.reserve': method(
+    'Keeps an address for a MAC',
+    Type.Object(
+      { network: NetworkName, mac: Mac, address: Address, name: Type.Optional(Type.String({ maxLength: 64 })) },
+      closed,
+    ),
+    LeaseResult,
+  ),
+  'lease.release': method(
+    'Takes a lease, a reservation or both back',
+    Type.Object({ network: NetworkName, address: Address }, closed),
+    done,
+  ),
+  'neighbor.list': method('The neighbors of the router of a network', onNetwork, Type.Array(NeighborResult)),
+  'route.list': method('The routes of a network', onNetwork, Type.Array(RouteResult)),
+  'route.add': method(
+    'Adds a route, via an address or another network',
+    Type.Object({ network: NetworkName, destination: Cidr, via: NetworkName }, closed),
+    StaticRouteResult,
+  ),
+  'route.remove': method('Removes a route', Type.Object({ network: NetworkName, destination: Cidr }, closed), done),
+  'connection.list': method(
+    'Connections of a network, the latest first',
+    Type.Object(
+      { network: NetworkName, limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000_000 })) },
+      closed,
+    ),
+    Type.Array(ConnectionResult),
+  ),
+  'connection.flush': method('Forgets the connections of a network', onNetwork, Type.Object({ flushed: count })),
+  'forward.list': method('The forwards of a network', onNetwork, Type.Array(ForwardResult)),
+  'forward.add': method(
+    'Sends what comes to ports of the uplink to a guest: GUEST[:PORT], an address or the name of a lease',
+    Type.Object(
+      { network: NetworkName, forward: ForwardSource, to: Type.String({ minLength: 1, maxLength: 128 }) },
+      closed,
+    ),
+    ForwardResult,
+  ),
+  'forward.remove': method(
+    'Removes a forward',
+    Type.Object({ network: NetworkName, forward: ForwardSource }, closed),
+    ForwardResult,
+  ),
+  'rule.list': method(
+    'The firewall rules of a network, in the order they are tried',
+    onNetwork,
+    Type.Array(RuleResult),
+  ),
+  'rule.add': method(
+    'Adds a rule, as the last or at a place',
+    Type.Object({ network: NetworkName, rule: RuleText, at: Type.Optional(Type.Integer({ minimum: 1 })) }, closed),
+    RuleResult,
+  ),
+  'rule.remove': method(
+    'Removes a rule by its number',
+    Type.Object({ network: NetworkName, number: Type.Integer({ minimum: 1 }) }, closed),
+    RuleResult,
+  ),
+  'record.list': method('The names that the DNS of a network has beside leases', onNetwork, Type.Array(RecordResult)),
+  'record.add': method(
+    'Adds a name: addresses, a target, PRIORITY WEIGHT PORT TARGET, or texts',
+    Type.Object(
+      {
+        network: NetworkName,
+        name: Type.String({ minLength: 1, maxLength: 254 }),
+        type: RecordType,
+        value: Type.Array(Type.String({ maxLength: 255 }), { minItems: 1, maxItems: 64 }),
+      },
+      closed,
+    ),
+    Type.Array(RecordResult),
+  ),
+  'record.remove': method(
+    'Removes a name, or its records of one type',
+    Type.Object(
+      { network: NetworkName, name: Type.String({ minLength: 1, maxLength: 254 }), type: Type.Optional(RecordType) },
+      closed,
+    ),
+    Type.Object({ removed: count }),
+  ),
+  trace: method(
+    'What would become of a packet, and why: `tcp 10.0.0.5:1234 > 93.184.216.34:443`',
+    Type.Object(
+      { network: NetworkName, from: PortName, packet: Type.String({ minLength: 1, maxLength: 512 }) },
+      closed,
+    ),
+    TraceResult,
+  ),
 
   subscribe: method(
     'Sends `event` notifications for topics such as port.added, port.*, *; and `rates` for the topic rates',
@@ -256,6 +395,15 @@ export const sameNetwork: Same<NetworkStatus, Static<typeof NetworkResult>> = tr
 export const samePort: Same<PortStatus, Static<typeof PortResult>> = true
 export const sameEntry: Same<FdbEntry, Static<typeof FdbEntryResult>> = true
 export const sameStatic: Same<StaticEntry, Static<typeof StaticResult>> = true
+export const sameLease: Same<Lease, Static<typeof LeaseResult>> = true
+export const sameNeighbor: Same<NeighborEntry, Static<typeof NeighborResult>> = true
+export const sameRoute: Same<RouteEntry, Static<typeof RouteResult>> = true
+export const sameStaticRoute: Same<StaticRoute, Static<typeof StaticRouteResult>> = true
+export const sameConnection: Same<ConnectionEntry, Static<typeof ConnectionResult>> = true
+export const sameForward: Same<Forward, Static<typeof ForwardResult>> = true
+export const sameRule: Same<RuleEntry, Static<typeof RuleResult>> = true
+export const sameTrace: Same<TraceReport, Static<typeof TraceResult>> = true
+export const sameShard: Same<ShardStatus, Static<typeof Shard>> = true
 
 /** The OpenRPC document. */
 export function discover(version: string): object {

@@ -6,6 +6,7 @@ import { CAPTURES_MAX } from '../dataplane/mirror.js'
 import { TAG_PRESENT } from '../dataplane/layout.js'
 import {
   MESSAGE_CAPTURE,
+  MESSAGE_SERVICE,
   RING_DIRECTION,
   RING_ID,
   RING_KIND,
@@ -34,15 +35,18 @@ export class Captures {
   private readonly sessions: (Session | null)[] = new Array<Session | null>(CAPTURES_MAX).fill(null)
   private readonly portName: (port: number) => string | null
   private readonly onSent: (port: number, timeNanos: bigint, bytes: Uint8Array) => void
+  private readonly onService: (segment: number, port: number, frame: Uint8Array, isUnfinished: boolean) => void
 
   constructor(
     shard: Shard,
     portName: (port: number) => string | null,
     onSent: (port: number, timeNanos: bigint, bytes: Uint8Array) => void,
+    onService: (segment: number, port: number, frame: Uint8Array, isUnfinished: boolean) => void,
   ) {
     this.shard = shard
     this.portName = portName
     this.onSent = onSent
+    this.onService = onService
   }
 
   async start(session: Session): Promise<Capture> {
@@ -82,6 +86,11 @@ export class Captures {
         setImmediate(() => this.drain())
         return
       }
+      if (header[index + RING_KIND] === MESSAGE_SERVICE) {
+        this.serve(index)
+        ring.consume(index)
+        continue
+      }
       const bytes = wireBytes(ring.data(), ring.place(index), header[index + RING_LENGTH], header[index + RING_TAG])
       const timeNanos = BigInt(header[index + RING_SECONDS]) * 1_000_000_000n + BigInt(header[index + RING_NANOS])
       if (header[index + RING_KIND] === MESSAGE_CAPTURE) {
@@ -94,6 +103,14 @@ export class Captures {
       }
       ring.consume(index)
     }
+  }
+
+  private serve(index: number): void {
+    const ring = this.shard.punt
+    const header = ring.header()
+    const start = ring.place(index)
+    const frame = ring.data().subarray(start, start + header[index + RING_LENGTH])
+    this.onService(header[index + RING_ID], header[index + RING_PORT], frame, header[index + RING_DIRECTION] !== 0)
   }
 
   private ask(id: number, session: Session): Promise<number> {

@@ -21,8 +21,25 @@ import { defaultSocket } from './places.js'
 
 export type { MethodName, Methods } from './api.js'
 export type { CaptureEnd, DoctorReport, PortRates, QemuAdvice, StatsEntry, StatusReport } from './api-results.js'
-export type { FdbEntry, NetworkStatus, PortStatus, ShardStatus, StaticEntry } from './model.js'
+export type {
+  ConnectionEntry,
+  FdbEntry,
+  Forward,
+  Lease,
+  NeighborEntry,
+  NetworkStatus,
+  PortStatus,
+  RouteEntry,
+  RuleEntry,
+  ShardStatus,
+  StaticEntry,
+  StaticRoute,
+  Subnet,
+  TraceReport,
+  UplinkStatus,
+} from './model.js'
 export type { Event } from './network.js'
+export type { NameRecord } from './router-edits.js'
 
 const BUSY_ATTEMPTS = 100
 const BUSY_MILLIS = 50

@@ -5,29 +5,29 @@
  * (`ports[2].access: 4095 is not 1..4094`). `parseNetwork` and `writtenNetwork` are inverse; so what `network export`
  * prints, `network define` takes.
  *
- * A network of mode `bridge` shares the interface that `uplink: netdev:IFNAME` names: a port named `uplink` of kind
- * netdev, made here if the list of ports lacks it. Modes and options that need the router are known and refused as
- * unsupported.
+ *   bridge             shares the interface that `uplink: netdev:IFNAME` names: a port named `uplink` of kind netdev,
+ *                      made here if the list of ports lacks it; no router
+ *   isolated           no way out; with subnets a router that gives addresses and names
+ *   nat, route, open   subnets behind a router with an uplink (`uplink.ts`). nat translates sources; route sends them
+ *                      as they are and lets nothing new in; open lets everything through
+ *
+ * A network of mode nat, route or open must have subnets, and an uplink or `none`. Where the user gave neither, they
+ * are chosen once, in `surroundings.ts`, before the network is parsed: so the definition says what it is.
  */
 import { randomUUID } from 'node:crypto'
 import { type Static, Type } from 'typebox'
-import { Failure } from './failure.js'
-import type { NetworkDefinition, NetworkMode, PortDefinition, StaticEntry } from './model.js'
-import {
-  Interface,
-  Mac,
-  Mtu,
-  Name,
-  PortInput,
-  parseMac,
-  parsePort,
-  untaggedVid,
-  writtenPort,
-} from './port-definition.js'
+import { parseDomainName } from './dns-settings.js'
+import { type DhcpObject, splitDhcp } from './dhcp-settings.js'
+import type { NetworkDefinition, NetworkMode, PortDefinition, StaticEntry, Subnet } from './model.js'
+import { Mac, Mtu, Name, PortInput, parseMac, parsePort, untaggedVid, writtenPort } from './port-definition.js'
+import { RouterSettings, parseRouter, writtenRouter } from './router-settings.js'
 import { check, invalid, join, quote } from './schema.js'
+import { SubnetInput, parseSubnets, writtenSubnet } from './subnet.js'
+import { type Uplink, parseUplink, writtenUplink } from './uplink.js'
 
-const ROUTER_MODES: readonly string[] = ['nat', 'route', 'open']
-const MODES: readonly NetworkMode[] = ['isolated', 'bridge']
+/** Modes whose guests reach the outside through the network's router. */
+export const ROUTED_MODES: readonly NetworkMode[] = ['nat', 'route', 'open']
+const MODES: readonly NetworkMode[] = [...ROUTED_MODES, 'isolated', 'bridge']
 /** The port of a bridge network that stands for its uplink. */
 export const UPLINK_PORT = 'uplink'
 
@@ -39,21 +39,20 @@ export const StaticInput = Type.Object(
   { mac: Mac, port: Name, vid: Type.Optional(TableVid) },
   { additionalProperties: false },
 )
-const Uplink = Type.String({ minLength: 1, maxLength: 256, description: 'none or netdev:IFNAME' })
+const OUTSIDES = 'host, netdev:IFNAME or none'
+const UplinkText = Type.String({ minLength: 1, maxLength: 1024, description: OUTSIDES })
 
 /** A network as users write it, its ports aside. */
 export const NetworkSettings = {
   name: Name,
   mode: Type.Optional(Type.String({ description: `one of ${MODES.join(', ')}` })),
-  uplink: Type.Optional(Type.Union([Uplink, Type.Null()], { errorText: 'none or netdev:IFNAME' })),
+  uplink: Type.Optional(Type.Union([UplinkText, Type.Null()], { errorText: OUTSIDES })),
+  domain: Type.Optional(Type.Union([Type.String(), Type.Null()], { errorText: 'a DNS name' })),
+  subnets: Type.Optional(Type.Array(SubnetInput)),
+  ...RouterSettings,
   mtu: Type.Optional(Mtu),
   fdbAgeSeconds: Type.Optional(AgeSeconds),
   autostart: Type.Optional(Type.Boolean()),
-  subnets: Type.Optional(Type.Array(Type.Unknown(), { description: 'empty until the router exists' })),
-  dhcp: Type.Optional(
-    Type.Union([Type.Literal('off'), Type.Unknown()], { description: 'off until the router exists' }),
-  ),
-  domain: Type.Optional(Type.Union([Type.String(), Type.Null()], { description: 'null until the router exists' })),
 }
 const Uuid = Type.String({
   pattern: '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$',
@@ -69,10 +68,14 @@ export const NetworkInput = Type.Object(
   { additionalProperties: false },
 )
 export type NetworkInput = Static<typeof NetworkInput>
-// Ports are checked one by one, by their kind: an error in one of several alternatives would name none of them well.
+// Ports and the like are checked one by one: an error in one of several alternatives would name none of them well.
 const Shell = Type.Object(
   {
     ...NetworkSettings,
+    subnets: Type.Optional(Type.Array(Type.Unknown())),
+    forwards: Type.Optional(Type.Array(Type.Unknown())),
+    routes: Type.Optional(Type.Array(Type.Unknown())),
+    dhcp: Type.Optional(Type.Unknown()),
     uuid: Type.Optional(Uuid),
     ports: Type.Optional(Type.Array(Type.Unknown())),
     fdb: Type.Optional(Type.Array(StaticInput)),
@@ -80,19 +83,24 @@ const Shell = Type.Object(
   { additionalProperties: false },
 )
 
-/** Throws ERR_INVALID or ERR_UNSUPPORTED. A network without `uuid` gets a new one. */
+/** Throws ERR_INVALID, ERR_CAPACITY or ERR_UNSUPPORTED. A network without `uuid` gets a new one. */
 export function parseNetwork(value: unknown, path = ''): NetworkDefinition {
   const given = check(Shell, value, path)
   const mode = parseMode(given.mode, path)
-  refuseRouter(given, mode, path)
-  const device = parseUplink(given.uplink, mode, path)
+  const { range, settings } = splitDhcp(given.dhcp, join(path, 'dhcp'))
+  const subnets = networkSubnets(given.subnets ?? [], range, mode, path)
+  const uplink = parseOutside(given.uplink, mode, path)
+  const device = mode === 'bridge' && uplink?.kind === 'netdev' ? uplink.dev : null
   const ports = parsePorts(given.ports ?? [], device, path)
+  const context = { network: given.name, mode, subnets, uplink }
   return {
     name: given.name,
     uuid: given.uuid?.toLowerCase() ?? randomUUID(),
     mode,
-    uplink: device === null ? null : `netdev:${device}`,
-    domain: null,
+    uplink: writtenUplink(uplink),
+    domain: parseDomain(given.domain, given.name, subnets, path),
+    subnets,
+    ...parseRouter(given as Parameters<typeof parseRouter>[0], settings, context, path),
     mtu: given.mtu ?? 1500,
     fdbAgeSeconds: given.fdbAgeSeconds ?? 300,
     autostart: given.autostart ?? false,
@@ -104,17 +112,32 @@ export function parseNetwork(value: unknown, path = ''): NetworkDefinition {
 /** The inverse of `parseNetwork`, without what equals the default. */
 export function writtenNetwork(network: NetworkDefinition): NetworkInput {
   const bridge = network.mode === 'bridge'
+  const routed = ROUTED_MODES.includes(network.mode)
+  const domain = network.subnets.length === 0 ? null : defaultDomain(network.name)
   return {
     name: network.name,
     uuid: network.uuid,
     mode: network.mode,
-    ...(network.uplink === null ? {} : { uplink: network.uplink }),
+    ...(network.uplink === null ? (routed ? { uplink: 'none' } : {}) : { uplink: network.uplink }),
+    ...(network.domain === domain ? {} : { domain: network.domain }),
+    ...(network.subnets.length === 0 ? {} : { subnets: network.subnets.map(writtenSubnet) }),
     ...(network.mtu === 1500 ? {} : { mtu: network.mtu }),
     ...(network.fdbAgeSeconds === 300 ? {} : { fdbAgeSeconds: network.fdbAgeSeconds }),
     ...(network.autostart ? { autostart: true } : {}),
+    ...(writtenRouter(network) as object),
     ports: network.ports.map((port) => writtenPort(port, bridge && port.name === UPLINK_PORT)),
     ...(network.fdb.length === 0 ? {} : { fdb: network.fdb.map(({ mac, vid, port }) => ({ mac, vid, port })) }),
   }
+}
+
+/** The domain of a network that names none: its own name under `internal`, which no public DNS has. */
+export function defaultDomain(network: string): string {
+  const label = network
+    .toLowerCase()
+    .replace(/[^a-z0-9-]/g, '-')
+    .slice(0, 63)
+    .replace(/^-+|-+$/g, '')
+  return `${label === '' ? 'network' : label}.internal`
 }
 
 /** A static entry of a network with these ports; without `vid` it stands in the VLAN of the port's untagged frames. */
@@ -127,47 +150,51 @@ export function parseStatic(value: unknown, ports: readonly PortDefinition[], pa
 
 function parseMode(mode: string | undefined, path: string): NetworkMode {
   if (mode === undefined) return 'isolated'
-  const at = join(path, 'mode')
-  if (ROUTER_MODES.includes(mode)) {
-    const sentence = `mode ${mode} needs the router, which comes in a later version of Weft (now: isolated, bridge)`
-    throw new Failure('ERR_UNSUPPORTED', `${at}: ${sentence}`, at)
-  }
-  if (!MODES.includes(mode as NetworkMode)) throw invalid(at, `${quote(mode)} is not one of ${MODES.join(', ')}`)
-  return mode as NetworkMode
+  if (MODES.includes(mode as NetworkMode)) return mode as NetworkMode
+  throw invalid(join(path, 'mode'), `${quote(mode)} is not one of ${MODES.join(', ')}`)
 }
 
-function refuseRouter(given: Static<typeof Shell>, mode: NetworkMode, path: string): void {
-  const refuse = (key: string): never => {
-    const at = join(path, key)
-    const sentence = `a network of mode ${mode} has none: it needs the router, which comes in a later version of Weft`
-    throw new Failure('ERR_UNSUPPORTED', `${at}: ${sentence}`, at)
+function networkSubnets(
+  given: readonly unknown[],
+  range: DhcpObject['range'],
+  mode: NetworkMode,
+  path: string,
+): Subnet[] {
+  const at = join(path, 'subnets')
+  if (mode === 'bridge' && given.length > 0) throw invalid(at, 'a bridge network has none: it has no router')
+  if (ROUTED_MODES.includes(mode) && given.length === 0) throw invalid(at, `a network of mode ${mode} needs one`)
+  if (given.length === 0) {
+    if (range === undefined || range === null || range === 'off') return []
+    throw invalid(join(path, 'dhcp'), `${quote(range)} needs a subnet`)
   }
-  if (given.subnets !== undefined && given.subnets.length > 0) refuse('subnets')
-  if (given.dhcp !== undefined && given.dhcp !== null && given.dhcp !== 'off') refuse('dhcp')
-  if (given.domain !== undefined && given.domain !== null) refuse('domain')
+  return parseSubnets(given, range, path)
 }
 
-/** The uplink's interface, null without. */
-function parseUplink(uplink: string | null | undefined, mode: NetworkMode, path: string): string | null {
+function parseOutside(given: string | null | undefined, mode: NetworkMode, path: string): Uplink | null {
   const at = join(path, 'uplink')
-  const given = uplink === null || uplink === 'none' ? undefined : uplink
-  if (given === 'sockets' || given === 'host') {
-    const sentence = `uplink ${given} needs the router, which comes in a later version of Weft`
-    throw new Failure('ERR_UNSUPPORTED', `${at}: ${sentence}`, at)
+  const uplink = parseUplink(given ?? null, at)
+  if (mode === 'isolated' && uplink !== null) {
+    throw invalid(at, `an isolated network has none, ${quote(given)} needs another mode`)
   }
-  if (mode === 'isolated') {
-    if (given === undefined) return null
-    throw invalid(at, `an isolated network has none, ${quote(given)} needs mode bridge`)
+  if (mode !== 'bridge') return uplink
+  if (uplink === null) throw invalid(at, 'is missing: a bridge network needs netdev:IFNAME')
+  if (uplink.kind !== 'netdev') throw invalid(at, `a bridge network needs netdev:IFNAME, not ${uplink.kind}`)
+  if (given?.includes(',')) {
+    throw invalid(at, `${quote(given)}: a bridge network has no address of its own there, it takes netdev:IFNAME alone`)
   }
-  if (given === undefined) throw invalid(at, 'is missing: a bridge network needs netdev:IFNAME')
-  const [kind, ...rest] = given.split(':')
-  const [device, ...options] = rest.join(':').split(',')
-  if (kind !== 'netdev' || device === undefined) throw invalid(at, `${quote(given)} is not netdev:IFNAME`)
-  if (options.length > 0) {
-    const sentence = `${quote(options.join(','))} needs the router, which comes in a later version of Weft`
-    throw new Failure('ERR_UNSUPPORTED', `${at}: ${sentence}`, at)
-  }
-  return check(Interface, device, at)
+  return uplink
+}
+
+function parseDomain(
+  given: string | null | undefined,
+  network: string,
+  subnets: readonly Subnet[],
+  path: string,
+): string | null {
+  if (given === null) return null
+  if (given === undefined) return subnets.length === 0 ? null : defaultDomain(network)
+  if (subnets.length === 0) throw invalid(join(path, 'domain'), `${quote(given)} needs a subnet: no router, no DNS`)
+  return parseDomainName(given, join(path, 'domain'))
 }
 
 function parsePorts(values: readonly unknown[], device: string | null, path: string): PortDefinition[] {

@@ -7,12 +7,13 @@
  */
 import { accessSync, constants, readFileSync } from 'node:fs'
 import type { DoctorReport } from './api-results.js'
+import { ROUTED_MODES } from './definition.js'
 import type { Networks } from './networks.js'
 import type { Store } from './store.js'
+import { CAP_NET_ADMIN, holdsCapability } from './surroundings.js'
 
 type Check = DoctorReport['checks'][number]
 
-const CAP_NET_ADMIN = 12
 const CAP_NET_RAW = 13
 const CAP_SYS_ADMIN = 21
 const FILES_WANTED = 4096
@@ -23,8 +24,8 @@ export function examineHost(): Check[] {
   return [
     nodeVersion(),
     tunDevice(),
-    capability('CAP_NET_ADMIN', CAP_NET_ADMIN, 'ports of kind tap cannot be made'),
-    capability('CAP_NET_RAW', CAP_NET_RAW, 'ports of kind netdev cannot be opened'),
+    capability('CAP_NET_ADMIN', CAP_NET_ADMIN, 'ports of kind tap and uplinks to the host cannot be made'),
+    capability('CAP_NET_RAW', CAP_NET_RAW, 'ports of kind netdev and uplinks through an interface cannot be opened'),
     capability('CAP_SYS_ADMIN', CAP_SYS_ADMIN, 'interfaces in other network namespaces cannot be reached'),
     limit('open files', 'Max open files', FILES_WANTED, 'raise it with ulimit -n or LimitNOFILE='),
     limit('locked memory', 'Max locked memory', MEMLOCK_WANTED, 'raise it with ulimit -l or LimitMEMLOCK='),
@@ -41,8 +42,21 @@ export function examineNetworks(networks: Networks, store: Store, socket: string
     advice: 'mend the file or move it away, then restart Weft',
   }))
   const touched = [`socket ${socket}`, `folder ${store.folder}`]
-  for (const { name, active } of networks.list(true)) {
+  for (const { name, mode, active, uplink, uplinkStatus } of networks.list(true)) {
     if (!active) continue
+    if (ROUTED_MODES.includes(mode) && uplink === null) {
+      const advice = `weft network set ${name} --uplink host gives it one`
+      checks.push({ name: `network ${name}`, result: 'lacks', found: 'no uplink: its guests stay inside', advice })
+    }
+    if (uplinkStatus !== null) {
+      const { kind, dev, state, reason, addresses } = uplinkStatus
+      const label = `uplink of network ${name}`
+      const at = addresses.length === 0 ? '' : ` at ${addresses.join(', ')}`
+      if (state === 'error') {
+        checks.push({ name: label, result: 'wrong', found: reason ?? 'in error', advice: 'Weft tries again' })
+      } else if (kind === 'host') touched.push(`TAP ${dev} with its addresses and routes, Weft${at} (${label})`)
+      else touched.push(`interface ${dev}, promiscuous, Weft${at} (${label})`)
+    }
     for (const port of networks.ports(name)) {
       const label = `port ${port.name} of network ${name}`
       if (port.state === 'error') {
@@ -78,8 +92,7 @@ function tunDevice(): Check {
 }
 
 function capability(name: string, bit: number, consequence: string): Check {
-  const line = /^CapEff:\s*([0-9a-f]+)$/m.exec(read('/proc/self/status'))
-  const has = ((BigInt(`0x${line?.[1] ?? '0'}`) >> BigInt(bit)) & 1n) === 1n
+  const has = holdsCapability(bit)
   return outcome(name, has, has ? 'held' : 'missing', `${consequence}: run Weft as root or give it ${name}`)
 }
 

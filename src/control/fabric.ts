@@ -23,21 +23,30 @@ import {
 import { MOVE_STRIDE } from '../dataplane/fdb.js'
 import { NETWORKS_MAX } from '../dataplane/port-table.js'
 import { ActivePort, portOptions } from './active-port.js'
+import { type ActiveRouter, isRouted } from './active-router.js'
 import { Captures } from './captures.js'
 import { Failure } from './failure.js'
 import { macText, macWords, stableMac } from './mac.js'
 import type {
   Capture,
   CapturedFrame,
+  ConnectionEntry,
   Fabric,
   FabricEvent,
   FdbEntry,
+  Lease,
+  NeighborEntry,
   NetworkDefinition,
   PortDefinition,
   PortStatus,
+  RouteEntry,
+  RuleEntry,
   ShardStatus,
   StaticEntry,
+  TraceReport,
+  UplinkStatus,
 } from './model.js'
+import { Routing } from './routing.js'
 import { Shard } from './shard.js'
 import { compileNetwork } from './snapshot.js'
 
@@ -46,6 +55,7 @@ const CHECK_MILLIS = 1000
 interface ActiveNetwork {
   number: number
   definition: NetworkDefinition
+  router: ActiveRouter | null
   ports: Map<string, ActivePort>
   /** what the shard was last told, to tell it nothing twice */
   told: string
@@ -53,9 +63,18 @@ interface ActiveNetwork {
   changed: boolean
 }
 
+export interface FabricOptions {
+  /** where leases are kept; null: they end with the daemon */
+  stateFolder: string | null
+  /** the shard cannot be kept alive */
+  onGivenUp: (reason: string) => void
+  /** something is wrong that nobody asked about */
+  onProblem: (reason: string) => void
+}
+
 /** Makes a fabric with one shard, running. */
-export async function createFabric(onGivenUp: (reason: string) => void): Promise<Fabric> {
-  const fabric = new ShardFabric(onGivenUp)
+export async function createFabric(options: FabricOptions): Promise<Fabric> {
+  const fabric = new ShardFabric(options)
   await fabric.ready()
   return fabric
 }
@@ -64,15 +83,20 @@ class ShardFabric implements Fabric {
   private readonly shard: Shard
   private readonly captures: Captures
   private readonly networks = new Map<string, ActiveNetwork>()
+  private readonly routing: Routing
   private readonly byNumber: (ActivePort | null)[]
+  /** numbers of routers' own ports and of uplinks' devices, and of uplinks' hidden networks */
+  private readonly hiddenPorts = new Set<number>()
+  private readonly hiddenNetworks = new Set<number>()
   private readonly networkOf: (ActiveNetwork | null)[]
   private readonly listeners: ((event: FabricEvent) => void)[] = []
   private readonly checkTimer: NodeJS.Timeout
 
-  constructor(onGivenUp: (reason: string) => void) {
+  constructor({ stateFolder, onGivenUp, onProblem }: FabricOptions) {
     this.shard = new Shard(0, {
       onFailed: (port, attachment, code) => this.byNumber[port]?.failed(attachment, code),
       onMoved: (moves) => this.tellMoves(moves),
+      onLogged: (zone, records) => this.routing.logged(zone, records),
       onPunt: () => this.captures.drain(),
       onRestart: (reason) => void this.restore(reason),
       onGivenUp,
@@ -84,9 +108,33 @@ class ShardFabric implements Fabric {
       this.shard,
       (port) => this.byNumber[port]?.definition.name ?? null,
       (port, timeNanos, bytes) => this.byNumber[port]?.device.sent?.(timeNanos, bytes),
+      (segment, port, frame, isUnfinished) => this.routing.handle(segment, port, frame, isUnfinished),
     )
+    this.routing = new Routing({
+      shard: this.shard,
+      stateFolder,
+      takePort: () => this.takeHiddenPort(),
+      setPort: (number, port) => {
+        this.byNumber[number] = port
+      },
+      givePort: (number) => {
+        this.byNumber[number] = null
+        this.hiddenPorts.delete(number)
+      },
+      takeSegment: () => {
+        const number = this.freeNetwork()
+        this.hiddenNetworks.add(number)
+        return number
+      },
+      giveSegment: (number) => void this.hiddenNetworks.delete(number),
+      port: (number) => this.byNumber[number],
+      portNumber: (network, port) => this.networks.get(network)?.ports.get(port)?.number ?? null,
+      problem: onProblem,
+      tell: (event) => this.tell(event),
+    })
     this.checkTimer = setInterval(() => {
       for (const port of this.byNumber) port?.check()
+      void this.routing.readCounters()
     }, CHECK_MILLIS)
     this.checkTimer.unref()
   }
@@ -101,13 +149,17 @@ class ShardFabric implements Fabric {
     const network: ActiveNetwork = {
       number: this.freeNetwork(),
       definition,
+      router: null,
       ports: new Map(),
       told: '',
       changed: false,
     }
     this.networks.set(definition.name, network)
     for (const port of definition.ports) this.makePort(network, port)
+    if (isRouted(definition)) network.router = this.routing.make(definition, network.number)
     await this.configure(network)
+    await network.router?.start(true)
+    await this.routing.refresh(definition.name)
     await Promise.all([...network.ports.values()].map((port) => port.open(true)))
     for (const entry of this.staticEntries(network)) await this.tellStatic(network, entry)
   }
@@ -115,6 +167,7 @@ class ShardFabric implements Fabric {
   async stop(name: string): Promise<void> {
     const network = this.network(name)
     this.networks.delete(name)
+    await this.dropRouter(network)
     await Promise.all([...network.ports.values()].map((port) => port.close()))
     for (const port of network.ports.values()) this.byNumber[port.number] = this.networkOf[port.number] = null
     await this.shard.ask({ do: 'flush', network: network.number, port: -1, vid: -1, statics: true })
@@ -124,9 +177,30 @@ class ShardFabric implements Fabric {
 
   async change(definition: NetworkDefinition): Promise<void> {
     const network = this.network(definition.name)
+    const { router } = network
     network.definition = definition
     for (const port of network.ports.values()) port.change(port.definition, definition.mtu)
+    this.routing.changed(definition)
+    if (router && isRouted(definition)) {
+      await router.change(definition)
+    } else if (router) {
+      await this.dropRouter(network)
+    } else if (isRouted(definition)) {
+      network.router = this.routing.make(definition, network.number)
+      await this.configure(network)
+      await network.router.start(true)
+    }
     await this.configure(network)
+    await this.routing.refresh(definition.name)
+  }
+
+  private async dropRouter(network: ActiveNetwork): Promise<void> {
+    const { router } = network
+    network.router = null
+    if (!router) return
+    this.routing.forget(network.definition.name)
+    await router.close()
+    await this.routing.refresh(network.definition.name)
   }
 
   async addPort(name: string, definition: PortDefinition): Promise<void> {
@@ -136,8 +210,11 @@ class ShardFabric implements Fabric {
     const port = this.makePort(network, definition)
     try {
       await this.configure(network)
+      network.definition = withPort(network.definition, definition)
+      await this.routerChanged(network)
       await port.open(false)
       await this.tellOwnAddress(network, definition)
+      await network.router?.bindPort(definition.name)
     } catch (error) {
       await this.dropPort(network, port)
       throw error
@@ -151,7 +228,13 @@ class ShardFabric implements Fabric {
     if (JSON.stringify(portOptions(before)) !== JSON.stringify(portOptions(definition)))
       return this.replacePort(network, port, definition)
     port.change(definition, network.definition.mtu)
+    network.definition = withPort(network.definition, definition)
     await this.configure(network)
+    await this.routerChanged(network)
+    if (JSON.stringify([before.addresses, before.mac]) !== JSON.stringify([definition.addresses, definition.mac])) {
+      await network.router?.leavePort(port.number)
+      await network.router?.bindPort(definition.name)
+    }
     if (JSON.stringify(before.vlan) !== JSON.stringify(definition.vlan) || (before.link && !definition.link))
       await this.shard.ask({ do: 'flush', network: network.number, port: port.number, vid: -1, statics: false })
     if (before.mac !== definition.mac || JSON.stringify(before.vlan) !== JSON.stringify(definition.vlan)) {
@@ -161,7 +244,9 @@ class ShardFabric implements Fabric {
   }
 
   async removePort(name: string, portName: string): Promise<void> {
-    await this.dropPort(this.network(name), this.activePort(name, portName))
+    const network = this.network(name)
+    await this.dropPort(network, this.activePort(name, portName))
+    network.router?.releasePort(portName)
   }
 
   ports(name: string): PortStatus[] {
@@ -225,6 +310,45 @@ class ShardFabric implements Fabric {
     return this.captures.start({ network: network.number, port: number, program: [...(filter ?? [])], onFrame })
   }
 
+  // ---- what routers know ----
+
+  leases(name: string): Lease[] {
+    return this.network(name).router?.leases() ?? []
+  }
+
+  async releaseLease(name: string, address: string): Promise<void> {
+    await this.network(name).router?.releaseLease(address)
+  }
+
+  neighbors(name: string): NeighborEntry[] {
+    return this.routing.neighbors(this.network(name).definition.name)
+  }
+
+  routes(name: string): RouteEntry[] {
+    return this.network(name).router?.routes() ?? []
+  }
+
+  connections(name: string, limit: number): ConnectionEntry[] {
+    return this.routing.connections(this.network(name).definition.name, limit)
+  }
+
+  flushConnections(name: string): Promise<number> {
+    return this.routing.flushConnections(this.network(name).definition.name)
+  }
+
+  rules(name: string): RuleEntry[] {
+    const { definition } = this.network(name)
+    return this.routing.rules(definition.name, definition.rules)
+  }
+
+  uplink(name: string): UplinkStatus | null {
+    return this.network(name).router?.uplinkStatus() ?? null
+  }
+
+  trace(_name: string, _port: string, _packet: string): Promise<TraceReport> {
+    return Promise.reject(new Failure('ERR_UNSUPPORTED', 'trace: comes in a later version of Weft'))
+  }
+
   shards(): ShardStatus[] {
     return [this.shard.status()]
   }
@@ -242,9 +366,7 @@ class ShardFabric implements Fabric {
   // ---- ports ----
 
   private makePort(network: ActiveNetwork, definition: PortDefinition): ActivePort {
-    const number = this.byNumber.indexOf(null)
-    if (number < 0)
-      throw new Failure('ERR_CAPACITY', `port ${definition.name}: ${this.byNumber.length} ports are in use`)
+    const number = this.freePort(definition.name)
     const mac = definition.mac ?? stableMac(network.definition.uuid, definition.name)
     const port = new ActivePort(number, definition, network.definition.mtu, mac, this.shard, (changed, isState) => {
       if (this.byNumber[number] !== changed) return
@@ -258,12 +380,34 @@ class ShardFabric implements Fabric {
     return port
   }
 
+  private freePort(name: string): number {
+    const number = this.byNumber.findIndex((port, at) => port === null && !this.hiddenPorts.has(at))
+    if (number >= 0) return number
+    throw new Failure('ERR_CAPACITY', `port ${name}: ${this.byNumber.length} ports are in use`)
+  }
+
+  private takeHiddenPort(): number {
+    const number = this.freePort('of the router')
+    this.hiddenPorts.add(number)
+    return number
+  }
+
   private async dropPort(network: ActiveNetwork, port: ActivePort): Promise<void> {
-    network.ports.delete(port.definition.name)
+    const { name } = port.definition
+    network.ports.delete(name)
+    network.definition = { ...network.definition, ports: network.definition.ports.filter((one) => one.name !== name) }
     this.byNumber[port.number] = this.networkOf[port.number] = null
     await port.close()
+    await network.router?.leavePort(port.number)
+    await this.routerChanged(network)
     await this.shard.ask({ do: 'flush', network: network.number, port: port.number, vid: -1, statics: true })
     await this.configure(network)
+  }
+
+  /** Rules and bindings name ports: the router hears of those that come and go. */
+  private async routerChanged(network: ActiveNetwork): Promise<void> {
+    this.routing.changed(network.definition)
+    await network.router?.change(network.definition)
   }
 
   /** Another device for the same port: the old one is closed first, and put back if the new one cannot be opened. */
@@ -298,7 +442,9 @@ class ShardFabric implements Fabric {
       mtu: port.mtu,
       offloads: port.device.offloads,
     }))
-    const compiled = compileNetwork(network.number, network.definition.fdbAgeSeconds, ports)
+    const { definition, router } = network
+    const gateway = router?.compiledPort(definition.mtu) ?? null
+    const compiled = compileNetwork(network.number, definition.fdbAgeSeconds, ports, gateway)
     const text = JSON.stringify(compiled)
     if (text === network.told) return
     network.told = text
@@ -343,6 +489,7 @@ class ShardFabric implements Fabric {
       for (const network of this.networks.values()) {
         network.told = ''
         await this.configure(network)
+        await network.router?.restore()
       }
       for (const port of this.byNumber) port?.reattach()
       this.captures.restart()
@@ -393,10 +540,15 @@ class ShardFabric implements Fabric {
   }
 
   private freeNetwork(): number {
-    const used = new Set([...this.networks.values()].map((network) => network.number))
+    const used = new Set([...this.hiddenNetworks, ...[...this.networks.values()].map((network) => network.number)])
     for (let number = 0; number < NETWORKS_MAX; number++) if (!used.has(number)) return number
     throw new Failure('ERR_CAPACITY', `networks: ${NETWORKS_MAX} are active already`)
   }
+}
+
+function withPort(network: NetworkDefinition, port: PortDefinition): NetworkDefinition {
+  const others = network.ports.filter((one) => one.name !== port.name)
+  return { ...network, ports: [...others, port] }
 }
 
 /** The VLAN in which a port's own host is. */

@@ -17,6 +17,7 @@ export type FailureCode =
   | 'ERR_PORT_NOT_FOUND'
   | 'ERR_PORT_BUSY' // the device or socket is in use
   | 'ERR_DEVICE_NOT_FOUND'
+  | 'ERR_SUBNET_BUSY' // another network, or the host, has addresses of it
   | 'ERR_NOT_FOUND'
   | 'ERR_PERMISSION'
   | 'ERR_CAPACITY' // a limit is reached; the message names it

@@ -19,6 +19,11 @@ export function macWords(text: string): MacWords {
   }
 }
 
+/** The six octets of an address. */
+export function macBytes(text: string): Uint8Array {
+  return Uint8Array.from(text.split(':'), (octet) => Number.parseInt(octet, 16))
+}
+
 export function macText(low: number, high: number): string {
   const octets = [high, high >> 8, low, low >> 8, low >> 16, low >> 24]
   return octets.map((octet) => (octet & 255).toString(16).padStart(2, '0')).join(':')

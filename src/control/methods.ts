@@ -8,8 +8,12 @@ import type { Fabric } from './model.js'
 import type { Networks } from './networks.js'
 import { qemuAdvice } from './qemu.js'
 import type { Handlers } from './rpc.js'
+import { Routers } from './routers.js'
 import type { Session } from './session.js'
 import type { Store } from './store.js'
+
+/** Connections that a list shows unless told. */
+const CONNECTIONS_SHOWN = 1000
 
 export interface DaemonFacts {
   version: string
@@ -24,6 +28,7 @@ export function createHandlers(
   store: Store,
   facts: DaemonFacts,
 ): Handlers<Session> {
+  const routers = new Routers(networks, fabric)
   return {
     status: () => status(networks, fabric, store, facts),
     stats: ({ network }) => stats(networks, network),
@@ -42,7 +47,7 @@ export function createHandlers(
     'network.show': ({ name }) => networks.show(name),
     'network.create': ({ transient, ...network }) => networks.create(network, transient ?? false),
     'network.define': (network) => networks.define(network),
-    'network.set': ({ name, ...settings }) => networks.set(name, settings),
+    'network.set': ({ name, ...changes }) => networks.set(name, changes),
     'network.start': ({ name }) => networks.start(name),
     'network.stop': ({ name }) => networks.stop(name),
     'network.restart': ({ name }) => networks.restart(name),
@@ -67,6 +72,32 @@ export function createHandlers(
     'fdb.remove': async ({ network, mac, vid }) => ({ removed: await networks.removeEntry(network, mac, vid) }),
     'fdb.flush': async ({ network, ...filter }) => ({ flushed: await networks.flush(network, filter) }),
 
+    'lease.list': ({ network }) => routers.leases(network),
+    'lease.reserve': ({ network, ...reservation }) => routers.reserve(network, reservation),
+    'lease.release': async ({ network, address }) => {
+      await routers.release(network, address)
+      return {}
+    },
+    'neighbor.list': ({ network }) => routers.neighbors(network),
+    'route.list': ({ network }) => routers.routes(network),
+    'route.add': ({ network, ...route }) => routers.addRoute(network, route),
+    'route.remove': async ({ network, destination }) => {
+      await routers.removeRoute(network, destination)
+      return {}
+    },
+    'connection.list': ({ network, limit = CONNECTIONS_SHOWN }) => routers.connections(network, limit),
+    'connection.flush': async ({ network }) => ({ flushed: await routers.flushConnections(network) }),
+    'forward.list': ({ network }) => routers.forwards(network),
+    'forward.add': ({ network, forward, to }) => routers.addForward(network, forward, to),
+    'forward.remove': ({ network, forward }) => routers.removeForward(network, forward),
+    'rule.list': ({ network }) => routers.rules(network),
+    'rule.add': ({ network, rule, at }) => routers.addRule(network, rule, at),
+    'rule.remove': ({ network, number }) => routers.removeRule(network, number),
+    'record.list': ({ network }) => routers.records(network),
+    'record.add': ({ network, ...record }) => routers.addRecord(network, record),
+    'record.remove': async ({ network, name, type }) => ({ removed: await routers.removeRecords(network, name, type) }),
+    trace: ({ network, from, packet }) => routers.trace(network, from, packet),
+
     subscribe: (params, session) => ({ subscription: session.subscriptions.add(params) }),
     unsubscribe: ({ subscription }, session) => {
       session.subscriptions.remove(subscription)
@@ -84,9 +115,10 @@ function status(networks: Networks, fabric: Fabric, store: Store, facts: DaemonF
   const problems = store.problems().map(({ path, reason }) => `${path} cannot be read: ${reason}`)
   const ports = { up: 0, down: 0, error: 0 }
   const all = networks.list(true)
-  for (const { name, active, autostart } of all) {
+  for (const { name, active, autostart, uplink, uplinkStatus } of all) {
     if (!active && autostart) problems.push(`network ${name} is not active`)
     if (!active) continue
+    if (uplinkStatus?.state === 'error') problems.push(`uplink ${uplink} of network ${name}: ${uplinkStatus.reason}`)
     for (const port of networks.ports(name)) {
       ports[port.state]++
       if (port.state === 'error') problems.push(`port ${port.name} of network ${name}: ${port.reason}`)

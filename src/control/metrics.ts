@@ -6,6 +6,7 @@
  */
 import { Counter, Gauge, Registry, collectDefaultMetrics } from 'prom-client'
 import type { Fabric, PortStatus, ShardStatus } from './model.js'
+import { running } from './network.js'
 import type { Networks } from './networks.js'
 
 export interface MetricSources {
@@ -133,6 +134,58 @@ export function createMetrics({ networks, fabric, version, clients }: MetricSour
   shardCounter('weft_fdb_evicted_total', 'Addresses that made room for others', (shard) => shard.fdb.evicted)
   shardCounter('weft_fdb_moved_total', 'Addresses that changed their port', (shard) => shard.fdb.moved)
   shardCounter('weft_fdb_refused_total', 'Addresses not learned: the port has its limit', (shard) => shard.fdb.refused)
+  shardGauge('weft_neighbor_capacity', 'Neighbors the table can hold', (shard) => shard.neighbors.capacity)
+  shardGauge('weft_neighbor_entries', 'Neighbors in the table', (shard) => shard.neighbors.used)
+  shardCounter('weft_neighbor_evicted_total', 'Neighbors that made room', (shard) => shard.neighbors.evicted)
+  shardCounter('weft_neighbor_failed_total', 'Neighbors that did not answer', (shard) => shard.neighbors.failed)
+  shardGauge('weft_connection_capacity', 'Connections the table can hold', (shard) => shard.connections.capacity)
+  shardGauge('weft_connection_entries', 'Connections in the table', (shard) => shard.connections.used)
+  shardCounter('weft_connection_made_total', 'Connections begun', (shard) => shard.connections.made)
+  shardCounter('weft_connection_expired_total', 'Connections forgotten by age', (shard) => shard.connections.expired)
+  shardCounter('weft_connection_evicted_total', 'Connections that made room', (shard) => shard.connections.evicted)
+  shardCounter(
+    'weft_connection_refused_total',
+    'Connections there was no room for',
+    (shard) => shard.connections.refused,
+  )
+  shardCounter('weft_connection_invalid_total', 'Packets that fit no state', (shard) => shard.connections.invalid)
+  shardGauge('weft_mapping_capacity', 'NAT mappings the table can hold', (shard) => shard.mappings.capacity)
+  shardGauge('weft_mapping_entries', 'NAT mappings in the table', (shard) => shard.mappings.used)
+  shardCounter('weft_mapping_refused_total', 'NAT mappings without a free port', (shard) => shard.mappings.refused)
+  shardCounter('weft_router_packets_total', 'Packets routed', (shard) => shard.router.packets)
+  shardGauge('weft_router_fragments_held', 'Fragments that wait for their first', (shard) => shard.router.fragmentsHeld)
+  shardCounter('weft_router_icmp_sent_total', 'ICMP errors sent', (shard) => shard.router.icmpSent)
+  shardCounter('weft_router_icmp_limited_total', 'ICMP errors not sent, by rate', (shard) => shard.router.icmpLimited)
+  networkTables(networks, fabric).forEach((metric) => registry.registerMetric(metric))
   shardCounter('weft_shard_restarts_total', 'Restarts of the shard', (shard) => shard.restarts)
   return registry
+}
+
+/** What the routers of active networks hold. */
+function networkTables(networks: Networks, fabric: Fabric): Gauge<'network'>[] {
+  const gauge = (name: string, help: string, value: (network: string) => number | null) =>
+    new Gauge({
+      name,
+      help,
+      registers: [],
+      labelNames: ['network'] as const,
+      collect() {
+        this.reset()
+        for (const network of networks.list(false)) {
+          const now = network.subnets.length === 0 ? null : running(() => value(network.name))
+          if (now !== null) this.set({ network: network.name }, now)
+        }
+      },
+    })
+  const leased = (network: string) => fabric.leases(network).filter((lease) => lease.expiresAt !== null).length
+  return [
+    gauge('weft_leases', 'Addresses leased', leased),
+    gauge('weft_reservations', 'Addresses reserved', (name) => networks.definition(name).dhcp.reservations.length),
+    gauge('weft_forwards', 'Forwards', (name) => networks.definition(name).forwards.length),
+    gauge('weft_rules', 'Firewall rules', (name) => networks.definition(name).rules.length),
+    gauge('weft_uplink_up', '1 if the uplink is up, else 0', (name) => {
+      const uplink = fabric.uplink(name)
+      return uplink === null ? null : Number(uplink.state === 'up')
+    }),
+  ]
 }

@@ -7,7 +7,7 @@
  * run.
  */
 
-export type NetworkMode = 'isolated' | 'bridge'
+export type NetworkMode = 'nat' | 'route' | 'open' | 'isolated' | 'bridge'
 
 export type PortKind = 'tap' | 'netdev' | 'qemu' | 'pcap'
 
@@ -57,7 +57,13 @@ export type PortDefinition = PortOptions & {
   link: boolean
   /** addresses that may be learned at this port */
   macLimit: number
+  /** IP addresses that the host behind the port may use, beside those of its leases; canonical text */
+  addresses: string[]
+  /** what the guards let it do: `spoofing` (any source address), `dhcp-server`, `router` (router advertisements) */
+  allow: PortWaiver[]
 }
+
+export type PortWaiver = 'spoofing' | 'dhcp-server' | 'router'
 
 export interface StaticEntry {
   mac: string
@@ -69,9 +75,22 @@ export interface NetworkDefinition {
   name: string
   uuid: string
   mode: NetworkMode
-  /** `netdev:IFNAME` with mode bridge, else null */
+  /** with mode bridge `netdev:IFNAME`; with nat, route and open `host[,address=CIDR]`,
+   * `netdev:IFNAME[,address=CIDR|dhcp][,gateway=ADDRESS]` or null; with isolated null */
   uplink: string | null
+  /** DNS domain of the guests, lower case without final dot; null: none */
   domain: string | null
+  subnets: Subnet[]
+  dhcp: DhcpSettings
+  dns: DnsSettings
+  routes: StaticRoute[]
+  forwards: Forward[]
+  /** as written, in the order they are tried: INTERFACE's RULE */
+  rules: string[]
+  /** named sets for rules: `$name` stands for one */
+  sets: { addresses: Record<string, string[]>; ports: Record<string, string[]> }
+  nat: NatSettings
+  connections: ConnectionSettings
   /** 576 to 65521 bytes of an IP packet */
   mtu: number
   /** seconds until an address that is not seen again is forgotten */
@@ -81,6 +100,82 @@ export interface NetworkDefinition {
   fdb: StaticEntry[]
 }
 
+export interface Subnet {
+  /** canonical: host bits are 0 */
+  cidr: string
+  /** the router's address in it */
+  gateway: string
+  /** addresses that are leased; null: none (with IPv6, hosts make their own by router advertisements) */
+  dhcp: { from: string; to: string } | null
+}
+
+export interface Reservation {
+  mac: string
+  /** IPv4 or IPv6 */
+  address: string
+  name: string | null
+}
+
+export interface DhcpSettings {
+  leaseSeconds: number
+  reservations: Reservation[]
+  /** address of the boot server (siaddr, option 66); null: none */
+  bootServer: string | null
+  /** boot file by client architecture of option 93 (RFC 4578), `default` for the others */
+  bootFiles: Record<string, string>
+  /** further options by number, each value as text: addresses, numbers or strings; see `services/dhcp4-options.ts` */
+  options: Record<string, string>
+}
+
+export interface DnsSettings {
+  enabled: boolean
+  /** ADDRESS[:PORT]; empty: the host's resolvers */
+  upstreams: string[]
+  /** upstreams by domain; without any, the domain is never asked for */
+  domains: { domain: string; upstreams: string[] }[]
+  /** names without a dot and names under the network's domain belong to it */
+  hosts: { name: string; addresses: string[] }[]
+  aliases: { name: string; target: string }[]
+  services: { name: string; target: string; port: number; priority: number; weight: number }[]
+  texts: { name: string; text: string[] }[]
+  /** drop answers from upstreams that point to private addresses */
+  rebindProtection: boolean
+}
+
+export interface StaticRoute {
+  /** CIDR */
+  destination: string
+  /** address of the next hop, or the name of another network that this one is routed to */
+  via: string
+}
+
+export interface Forward {
+  protocol: 'tcp' | 'udp'
+  /** outside address; null: the router's own on its uplink */
+  address: string | null
+  firstPort: number
+  lastPort: number
+  /** address, or a lease's or reservation's name */
+  to: string
+  toPort: number
+}
+
+export interface NatSettings {
+  /** RFC 4787 section 5 */
+  filtering: 'address-and-port' | 'address' | 'none'
+  firstPort: number
+  lastPort: number
+  /** translate IPv6 too (mode nat); else it is routed as it is */
+  ipv6: boolean
+}
+
+export interface ConnectionSettings {
+  limit: number
+  portLimit: number
+  /** seconds by name, see `services/timeouts.ts`; only those that differ from the defaults */
+  timeouts: Record<string, number>
+}
+
 export interface NetworkStatus {
   name: string
   uuid: string
@@ -88,8 +183,10 @@ export interface NetworkStatus {
   active: boolean
   persistent: boolean
   autostart: boolean
-  subnets: never[]
+  subnets: Subnet[]
   uplink: string | null
+  /** how the uplink is; null: the network has none, or does not run */
+  uplinkStatus: UplinkStatus | null
   domain: string | null
   mtu: number
   fdbAgeSeconds: number
@@ -115,6 +212,8 @@ export interface PortStatus {
   isolated: boolean
   link: boolean
   macLimit: number
+  addresses: string[]
+  allow: PortWaiver[]
   /** what the port carries unfinished: `checksum`, `tso4`, `tso6`, `uso` */
   offloads: string[]
   receive: Traffic
@@ -135,6 +234,85 @@ export interface FdbEntry {
   ageSeconds: number
 }
 
+export interface Lease {
+  address: string
+  mac: string | null
+  hostname: string | null
+  /** port it was granted at; null: none, a reservation */
+  port: string | null
+  /** ISO 8601; null: never (a reservation that is not leased) */
+  expiresAt: string | null
+  reserved: boolean
+}
+
+export interface NeighborEntry {
+  address: string
+  mac: string | null
+  /** where it is: the port's name, or `uplink` */
+  port: string | null
+  state: 'incomplete' | 'reachable' | 'stale' | 'probe' | 'failed' | 'static'
+  ageSeconds: number
+}
+
+export interface RouteEntry {
+  destination: string
+  /** next hop; null: on the link */
+  via: string | null
+  /** the network, or `uplink` */
+  interface: string
+  origin: 'connected' | 'static' | 'default' | 'dhcp'
+}
+
+export interface ConnectionTuple {
+  source: string
+  /** ICMP: the identifier; 0 for protocols without ports */
+  sourcePort: number
+  destination: string
+  destinationPort: number
+}
+
+export interface ConnectionEntry {
+  /** `tcp`, `udp`, `icmp`, `icmp6`, or the protocol's number */
+  protocol: string
+  state: string
+  original: ConnectionTuple
+  reply: ConnectionTuple
+  nat: 'snat' | 'dnat' | null
+  packets: number
+  bytes: number
+  timeoutSeconds: number
+}
+
+export interface RuleEntry {
+  /** place, from 1 on */
+  number: number
+  rule: string
+  packets: number
+  bytes: number
+}
+
+export interface UplinkStatus {
+  kind: 'host' | 'netdev'
+  dev: string
+  state: 'up' | 'down' | 'error'
+  reason: string | null
+  mac: string
+  addresses: string[]
+  gateways: string[]
+}
+
+export interface TraceReport {
+  /** a sentence for each decision, in order */
+  steps: string[]
+  /** the last word: `forwarded to port vm2`, `dropped: policy` */
+  verdict: string
+}
+
+export interface TableStatus {
+  capacity: number
+  used: number
+}
+
 export interface ShardStatus {
   index: number
   pid: number
@@ -149,6 +327,10 @@ export interface ShardStatus {
     moved: number
     refused: number
   }
+  neighbors: TableStatus & { evicted: number; failed: number }
+  connections: TableStatus & { made: number; expired: number; evicted: number; refused: number; invalid: number }
+  mappings: TableStatus & { refused: number }
+  router: { packets: number; fragmentsHeld: number; icmpSent: number; icmpLimited: number }
 }
 
 /** A captured frame as it is handed to whoever asked for the capture. The bytes are valid during the call only. */
@@ -172,6 +354,9 @@ export type FabricEvent =
   | { type: 'port.up' | 'port.down' | 'port.error'; network: string; port: string; reason: string | null }
   | { type: 'fdb.moved'; network: string; mac: string; vid: number; from: string; port: string }
   | { type: 'shard.restarted'; shard: number; reason: string }
+  | { type: 'lease.granted' | 'lease.renewed' | 'lease.released' | 'lease.expired'; network: string; lease: Lease }
+  | { type: 'uplink.up' | 'uplink.down' | 'uplink.error'; network: string; uplink: UplinkStatus }
+  | { type: 'rule.logged'; network: string; rule: number; packet: string }
 
 /**
  * The running side: what `networks.ts` asks of it. All names have been checked; definitions are complete. Every method
@@ -180,7 +365,7 @@ export type FabricEvent =
 export interface Fabric {
   start(network: NetworkDefinition): Promise<void>
   stop(network: string): Promise<void>
-  /** Network-wide settings that change live: mtu, fdbAgeSeconds. */
+  /** Everything of a network that is no port and no static entry, the uplink included, changes live. */
   change(network: NetworkDefinition): Promise<void>
   addPort(network: string, port: PortDefinition): Promise<void>
   /** VLAN, MTU, link, isolation, limits change in place; other options close and open the port again. */
@@ -201,6 +386,17 @@ export interface Fabric {
     filter: Int32Array | null,
     onFrame: (frame: CapturedFrame) => void,
   ): Promise<Capture>
+  /** the router of an active network; a network without one has empty lists */
+  leases(network: string): Lease[]
+  releaseLease(network: string, address: string): Promise<void>
+  neighbors(network: string): NeighborEntry[]
+  routes(network: string): RouteEntry[]
+  connections(network: string, limit: number): ConnectionEntry[]
+  /** Forgets the network's connections. Returns how many. */
+  flushConnections(network: string): Promise<number>
+  rules(network: string): RuleEntry[]
+  uplink(network: string): UplinkStatus | null
+  trace(network: string, port: string, packet: string): Promise<TraceReport>
   shards(): ShardStatus[]
   onEvent(listener: (event: FabricEvent) => void): void
   close(): Promise<void>

@@ -4,9 +4,20 @@
  * Pure functions: the status of a network and of ports that do not run, a port's settings laid over each other, and the
  * events that a change means.
  */
+import { isDeepStrictEqual } from 'node:util'
 import { UPLINK_PORT, sharedDevice } from './definition.js'
 import { Failure } from './failure.js'
-import type { Fabric, FabricEvent, NetworkDefinition, NetworkStatus, PortDefinition, PortStatus } from './model.js'
+import type {
+  Fabric,
+  FabricEvent,
+  Forward,
+  NetworkDefinition,
+  NetworkStatus,
+  PortDefinition,
+  PortStatus,
+  Reservation,
+  StaticRoute,
+} from './model.js'
 import type { Action } from './plan.js'
 import type { PortInput } from './port-definition.js'
 import { invalid, quote } from './schema.js'
@@ -24,9 +35,15 @@ export type Event =
   | { type: 'network.changed'; network: string }
   | { type: 'port.added' | 'port.changed' | 'port.removed'; network: string; port: string }
   | { type: 'fdb.added' | 'fdb.removed'; network: string; mac: string; vid: number; port: string }
+  | { type: 'rule.added' | 'rule.removed'; network: string; rule: string }
+  | { type: 'forward.added' | 'forward.removed'; network: string; forward: Forward }
+  | { type: 'route.added' | 'route.removed'; network: string; route: StaticRoute }
+  | { type: 'reservation.added' | 'reservation.removed'; network: string; reservation: Reservation }
+  | { type: 'record.changed'; network: string }
+  | { type: 'connection.flushed'; network: string; flushed: number }
 
-export function status({ definition, active, persistent }: Network): NetworkStatus {
-  const { name, uuid, mode, autostart, uplink, domain, mtu, fdbAgeSeconds, ports } = definition
+export function status({ definition, active, persistent }: Network, fabric: Fabric): NetworkStatus {
+  const { name, uuid, mode, autostart, subnets, uplink, domain, mtu, fdbAgeSeconds, ports } = definition
   return {
     name,
     uuid,
@@ -34,12 +51,23 @@ export function status({ definition, active, persistent }: Network): NetworkStat
     active,
     persistent,
     autostart,
-    subnets: [],
+    subnets,
     uplink,
+    uplinkStatus: active ? running(() => fabric.uplink(name)) : null,
     domain,
     mtu,
     fdbAgeSeconds,
     ports: ports.length,
+  }
+}
+
+/** What the fabric says of an active network; null in the moments in which it stops or starts again. */
+export function running<T>(ask: () => T): T | null {
+  try {
+    return ask()
+  } catch (error) {
+    if (error instanceof Failure && error.code === 'ERR_NETWORK_INACTIVE') return null
+    throw error
   }
 }
 
@@ -73,7 +101,7 @@ export function merged(written: PortInput, settings: Record<string, unknown>): R
 
 /** The status of a port whose network does not run. */
 export function idle(port: PortDefinition, network: NetworkDefinition): PortStatus {
-  const { name, vlan, mac, mtu, isolated, link, macLimit, ...options } = port
+  const { name, vlan, mac, mtu, isolated, link, macLimit, addresses, allow, ...options } = port
   const none = { packets: 0, bytes: 0, dropped: 0 }
   return {
     name,
@@ -86,6 +114,8 @@ export function idle(port: PortDefinition, network: NetworkDefinition): PortStat
     isolated,
     link,
     macLimit,
+    addresses,
+    allow,
     offloads: [],
     receive: none,
     transmit: { ...none },
@@ -105,6 +135,8 @@ export function announced(network: string, actions: readonly Action[]): Event[] 
         return [{ type: 'port.changed', network, port: action.to.name }]
       case 'port.remove':
         return [{ type: 'port.removed', network, port: action.port.name }]
+      case 'network.change':
+        return announcedRouter(network, action.from, action.to)
       case 'fdb.add':
         return [{ type: 'fdb.added', network, ...action.entry }]
       case 'fdb.remove':
@@ -112,6 +144,36 @@ export function announced(network: string, actions: readonly Action[]): Event[] 
       default:
         return []
     }
+  })
+}
+
+/** What subscribers hear of a changed router: what went first, then what came. */
+function announcedRouter(network: string, from: NetworkDefinition, to: NetworkDefinition): Event[] {
+  const gone = <T>(of: (definition: NetworkDefinition) => T[]): T[] => missing(of(from), of(to))
+  const come = <T>(of: (definition: NetworkDefinition) => T[]): T[] => missing(of(to), of(from))
+  const reservations = (one: NetworkDefinition) => one.dhcp.reservations
+  return [
+    ...gone((one) => one.rules).map((rule): Event => ({ type: 'rule.removed', network, rule })),
+    ...gone((one) => one.forwards).map((forward): Event => ({ type: 'forward.removed', network, forward })),
+    ...gone((one) => one.routes).map((route): Event => ({ type: 'route.removed', network, route })),
+    ...gone(reservations).map((reservation): Event => ({ type: 'reservation.removed', network, reservation })),
+    ...come((one) => one.rules).map((rule): Event => ({ type: 'rule.added', network, rule })),
+    ...come((one) => one.forwards).map((forward): Event => ({ type: 'forward.added', network, forward })),
+    ...come((one) => one.routes).map((route): Event => ({ type: 'route.added', network, route })),
+    ...come(reservations).map((reservation): Event => ({ type: 'reservation.added', network, reservation })),
+    ...(isDeepStrictEqual(from.dns, to.dns) ? [] : [{ type: 'record.changed', network } as const]),
+  ]
+}
+
+/** Those of one list that another lacks; of equal ones, as many as are too many. */
+function missing<T>(list: readonly T[], other: readonly T[]): T[] {
+  const counts = new Map<string, number>()
+  for (const one of other) counts.set(JSON.stringify(one), (counts.get(JSON.stringify(one)) ?? 0) + 1)
+  return list.filter((one) => {
+    const key = JSON.stringify(one)
+    const left = counts.get(key) ?? 0
+    counts.set(key, left - 1)
+    return left <= 0
   })
 }
 
@@ -139,12 +201,13 @@ export function refuseBusy(
 }
 
 /**
- * Throws ERR_DEVICE_NOT_FOUND if the uplink of a started bridge network is in error: for a network that is made now a
- * missing interface is a mistake, later it is a fault that may pass.
+ * Throws if the uplink of a started network is in error: for a network that is made now a missing interface is a
+ * mistake, later it is a fault that may pass.
  */
 export function refuseDeadUplink(fabric: Fabric, { name, mode, uplink }: NetworkDefinition): void {
-  if (mode !== 'bridge') return
-  const { state, reason } = fabric.port(name, UPLINK_PORT)
-  if (state !== 'error') return
-  throw new Failure('ERR_DEVICE_NOT_FOUND', `network ${name}: uplink ${uplink}: ${reason}`, 'uplink')
+  if (uplink === null) return
+  const found = mode === 'bridge' ? fabric.port(name, UPLINK_PORT) : fabric.uplink(name)
+  if (found?.state !== 'error') return
+  const code = uplink.startsWith('netdev:') ? 'ERR_DEVICE_NOT_FOUND' : 'ERR_IO'
+  throw new Failure(code, `network ${name}: uplink ${uplink}: ${found.reason}`, 'uplink')
 }

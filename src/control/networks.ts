@@ -5,11 +5,11 @@
  * way: a new definition is made from the old one, `plan` says what that means for the running network, `execute` does
  * it in the fabric, and the store is written as its last step. If any step is refused, the earlier ones are taken back
  * and the definition is as before. Changes are serialised: one at a time over all networks, in the order they were
- * asked for.
+ * asked for. What a definition leaves open is chosen when it is made (`surroundings.ts`) and kept.
  *
  * A network that ran when the daemon died runs again when it comes back, and so does one with `autostart`. On an empty
- * state there is one network, `default`. A port whose device is missing does not keep its network down: the fabric
- * shows the port in state `error` and tries again.
+ * state there is one network, `default`, of mode nat with the best uplink. A port whose device is missing does not keep
+ * its network down: the fabric shows the port in state `error` and tries again.
  */
 import { parseNetwork, parseStatic, sharedDevice, writtenNetwork } from './definition.js'
 import { unsupportedXml, writeDocument } from './document.js'
@@ -30,38 +30,50 @@ import {
 } from './network.js'
 import { type Action, execute, plan } from './plan.js'
 import { parseMac, parsePort, writtenPort } from './port-definition.js'
+import { changedSettings, type NetworkChanges } from './router-edits.js'
 import { invalid, join } from './schema.js'
 import type { Store } from './store.js'
+import {
+  type Surroundings,
+  completed,
+  hostSurroundings,
+  refuseBusySubnets,
+  refuseHostSubnets,
+  refuseRouteLoops,
+} from './surroundings.js'
 
 export class Networks {
   private readonly fabric: Fabric
   private readonly store: Store
   private readonly log: Log
+  private readonly surroundings: Surroundings
   private readonly networks = new Map<string, Network>()
   private readonly listeners = new Set<(event: Event) => void>()
   private tail: Promise<unknown> = Promise.resolve()
   private closing = false
 
-  constructor(fabric: Fabric, store: Store, log: Log) {
+  constructor(fabric: Fabric, store: Store, log: Log, surroundings: Surroundings = hostSurroundings) {
     this.fabric = fabric
     this.store = store
     this.log = log
+    this.surroundings = surroundings
     fabric.onEvent((event) => this.emit(event))
   }
 
   /** Loads the store and starts what must run, then applies the networks of a configuration file, if any. */
   async open(configuration: readonly unknown[] | null): Promise<void> {
-    const wanted = (configuration ?? []).map((value, index) => parseNetwork(value, join('networks', index)))
-    for (const { network, active } of this.store.load()) {
+    const stored = this.store.load()
+    for (const { network } of stored) {
       this.networks.set(network.name, { definition: network, persistent: true, active: false })
-      if (active || network.autostart) await this.startLoaded(network.name)
     }
+    const wanted = (configuration ?? []).map((value, index) => this.complete(value, join('networks', index)))
+    for (const { network, active } of stored) if (active || network.autostart) await this.startLoaded(network.name)
     for (const { path, reason } of this.store.problems()) {
       this.log.error(`${path} cannot be read and is left as it is: ${reason}`)
     }
     for (const network of wanted) await this.configure(network)
     if (this.networks.size === 0 && this.store.problems().length === 0) {
-      await this.create({ name: 'default', mode: 'isolated', autostart: true }, false)
+      await this.createDefault()
     }
   }
 
@@ -77,11 +89,11 @@ export class Networks {
   }
 
   list(all: boolean): NetworkStatus[] {
-    return [...this.networks.values()].filter((network) => all || network.active).map(status)
+    return [...this.networks.values()].filter((one) => all || one.active).map((one) => status(one, this.fabric))
   }
 
   show(name: string): NetworkStatus {
-    return status(this.find(name))
+    return status(this.find(name), this.fabric)
   }
 
   definition(name: string): NetworkDefinition {
@@ -97,9 +109,12 @@ export class Networks {
   /** Defines a network and starts it. */
   create(value: unknown, transient: boolean): Promise<NetworkStatus> {
     return this.serial(async () => {
-      const parsed = parseNetwork(value)
+      const parsed = this.complete(value)
       const definition = { ...parsed, autostart: parsed.autostart && !transient }
       this.refuseTaken(definition)
+      refuseHostSubnets((value as { subnets?: unknown }).subnets, definition, null, this.surroundings)
+      refuseRouteLoops(definition, this.definitions())
+      refuseBusySubnets(definition, this.active())
       refuseBusy(this.networks.values(), definition, definition.ports)
       const network: Network = { definition, persistent: !transient, active: true }
       await this.run(definition, plan(null, definition), () => {
@@ -109,29 +124,33 @@ export class Networks {
       this.networks.set(definition.name, network)
       this.emit({ type: 'network.added', network: definition.name })
       this.emit({ type: 'network.started', network: definition.name })
-      return status(network)
+      return status(network, this.fabric)
     })
   }
 
   /** Makes a persistent, inactive network, or changes the one of that name, at once where it runs. */
   define(value: unknown): Promise<NetworkStatus> {
-    const parsed = parseNetwork(value)
-    const { uuid, autostart } = value as { uuid?: string; autostart?: boolean }
-    const current = this.networks.get(parsed.name)
-    if (current === undefined) {
+    const { name } = this.complete(value)
+    const { uuid, autostart, subnets } = value as { uuid?: string; autostart?: boolean; subnets?: unknown }
+    if (!this.networks.has(name)) {
       return this.serial(async () => {
-        this.refuseTaken(parsed)
-        const network: Network = { definition: parsed, persistent: true, active: false }
+        const definition = this.complete(value)
+        this.refuseTaken(definition)
+        refuseHostSubnets(subnets, definition, null, this.surroundings)
+        refuseRouteLoops(definition, this.definitions())
+        const network: Network = { definition, persistent: true, active: false }
         this.save(network)
-        this.networks.set(parsed.name, network)
-        this.emit({ type: 'network.added', network: parsed.name })
-        return status(network)
+        this.networks.set(name, network)
+        this.emit({ type: 'network.added', network: name })
+        return status(network, this.fabric)
       })
     }
-    return this.change(parsed.name, (before, network) => {
+    return this.change(name, (before, network) => {
+      const parsed = this.complete(value)
       if (uuid !== undefined && parsed.uuid !== before.uuid) {
-        throw invalid('uuid', `network ${parsed.name} has ${before.uuid}, not ${parsed.uuid}`)
+        throw invalid('uuid', `network ${name} has ${before.uuid}, not ${parsed.uuid}`)
       }
+      refuseHostSubnets(subnets, parsed, before, this.surroundings)
       network.persistent = true
       return { ...parsed, uuid: before.uuid, autostart: autostart ?? before.autostart }
     })
@@ -142,10 +161,11 @@ export class Networks {
       const network = this.find(name)
       const { definition } = network
       if (network.active) throw new Failure('ERR_NETWORK_ACTIVE', `network ${definition.name} is active already`)
+      refuseBusySubnets(definition, this.active())
       await this.run(definition, plan(null, definition), () => this.save({ ...network, active: true }))
       network.active = true
       this.emit({ type: 'network.started', network: definition.name })
-      return status(network)
+      return status(network, this.fabric)
     })
   }
 
@@ -159,7 +179,7 @@ export class Networks {
       network.active = false
       this.emit({ type: 'network.stopped', network: definition.name })
       if (!network.persistent) this.forget(definition.name)
-      return status(network)
+      return status(network, this.fabric)
     })
   }
 
@@ -171,7 +191,7 @@ export class Networks {
       await this.run(definition, [...plan(definition, null), ...plan(null, definition)], () => {})
       this.emit({ type: 'network.stopped', network: definition.name })
       this.emit({ type: 'network.started', network: definition.name })
-      return status(network)
+      return status(network, this.fabric)
     })
   }
 
@@ -187,10 +207,11 @@ export class Networks {
     })
   }
 
-  set(name: string, settings: { mtu?: number; fdbAgeSeconds?: number; autostart?: boolean }): Promise<NetworkStatus> {
+  set(name: string, changes: NetworkChanges): Promise<NetworkStatus> {
     return this.change(name, (before) => {
-      const after = parseNetwork({ ...writtenNetwork(before), ...settings })
-      return { ...before, mtu: after.mtu, fdbAgeSeconds: after.fdbAgeSeconds, autostart: after.autostart }
+      const after = this.complete(changedSettings(before, changes))
+      refuseHostSubnets(changes.subnets ?? changes.addSubnets, after, before, this.surroundings)
+      return after
     })
   }
 
@@ -317,7 +338,7 @@ export class Networks {
 
   // The one way to change a definition.
 
-  private change(
+  change(
     name: string,
     edit: (before: NetworkDefinition, network: Network) => NetworkDefinition,
   ): Promise<NetworkStatus> {
@@ -327,7 +348,9 @@ export class Networks {
       const changed: Network = { ...network }
       changed.definition = edit(before, changed)
       const actions = plan(before, changed.definition)
+      refuseRouteLoops(changed.definition, this.definitions())
       if (network.active) {
+        refuseBusySubnets(changed.definition, this.active())
         const added = actions.flatMap((action) =>
           action.do === 'port.add' ? [action.port] : action.do === 'port.set' ? [action.to] : [],
         )
@@ -337,7 +360,7 @@ export class Networks {
       Object.assign(network, changed)
       for (const event of announced(before.name, actions)) this.emit(event)
       this.emit({ type: 'network.changed', network: before.name })
-      return status(network)
+      return status(network, this.fabric)
     })
   }
 
@@ -345,6 +368,34 @@ export class Networks {
     return execute(this.fabric, definition.name, actions, commit, (action, error) =>
       this.log.error(`network ${definition.name}: ${action.do} could not be taken back: ${(error as Error).message}`),
     )
+  }
+
+  /** Parses a network after choosing what it leaves open. */
+  private complete(value: unknown, path = ''): NetworkDefinition {
+    const { name } = (value ?? {}) as { name?: unknown }
+    const current = typeof name === 'string' ? this.networks.get(name) : undefined
+    const others = this.definitions().filter((one) => one.name !== name)
+    return parseNetwork(completed(value, this.surroundings, current?.definition ?? null, others), path)
+  }
+
+  /** On an empty state. A host that refuses the uplink still gets a network whose guests reach each other. */
+  private async createDefault(): Promise<void> {
+    const wanted = { name: 'default', mode: 'nat', autostart: true }
+    try {
+      await this.create(wanted, false)
+    } catch (error) {
+      if (!(error instanceof Failure) || this.surroundings.bestUplink() === null) throw error
+      this.log.warn(`network default gets no uplink: ${error.message}`)
+      await this.create({ ...wanted, uplink: 'none' }, false)
+    }
+  }
+
+  private definitions(): NetworkDefinition[] {
+    return [...this.networks.values()].map((network) => network.definition)
+  }
+
+  private active(): NetworkDefinition[] {
+    return [...this.networks.values()].filter((network) => network.active).map((network) => network.definition)
   }
 
   private async configure(wanted: NetworkDefinition): Promise<void> {
@@ -361,6 +412,7 @@ export class Networks {
   private async startLoaded(name: string): Promise<void> {
     const network = this.find(name)
     try {
+      refuseBusySubnets(network.definition, this.active())
       await this.fabric.start(network.definition)
       network.active = true
     } catch (error) {
@@ -394,14 +446,15 @@ export class Networks {
     this.emit({ type: 'network.removed', network: name })
   }
 
-  private async serial<T>(work: () => Promise<T>): Promise<T> {
+  /** Runs `work` when all changes that were asked for before are done. */
+  async serial<T>(work: () => Promise<T>): Promise<T> {
     if (this.closing) throw new Failure('ERR_IO', 'the daemon is closing')
     const result = this.tail.then(work)
     this.tail = result.catch(() => {})
     return result
   }
 
-  private emit(event: Event): void {
+  emit(event: Event): void {
     for (const listener of this.listeners) listener(event)
   }
 }

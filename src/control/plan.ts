@@ -2,10 +2,10 @@
  * What must be done to a running network so that it becomes another: a pure difference, and its execution.
  *
  * `plan(current, wanted)` yields named actions in an order that never has two ports on one device: entries and ports go
- * first, then network settings, then changed ports, then new ports, then new entries. A port that stays as it is
- * appears in no action, so a change of one port cannot touch another. `execute` applies actions one after another; if
- * one is refused it takes back those before it, in reverse order, and passes the refusal on: a change happens whole or
- * not at all.
+ * first, then the network's own settings (its router and uplink among them), then changed ports, then new ports, then
+ * new entries. A port that stays as it is appears in no action, so a change of one port cannot touch another. `execute`
+ * applies actions one after another; if one is refused it takes back those before it, in reverse order, and passes the
+ * refusal on: a change happens whole or not at all.
  */
 import { isDeepStrictEqual } from 'node:util'
 import type { Fabric, NetworkDefinition, PortDefinition, StaticEntry } from './model.js'
@@ -45,7 +45,7 @@ export function plan(current: NetworkDefinition | null, wanted: NetworkDefinitio
     if (!has(wanted.fdb, entry) || stale(entry)) actions.push({ do: 'fdb.remove', entry })
   }
   for (const port of gone) actions.push({ do: 'port.remove', port })
-  if (current.mtu !== wanted.mtu || current.fdbAgeSeconds !== wanted.fdbAgeSeconds) {
+  if (!isDeepStrictEqual(ownSettings(current), ownSettings(wanted))) {
     actions.push({ do: 'network.change', from: current, to: wanted })
   }
   for (const port of wanted.ports) {
@@ -61,6 +61,12 @@ export function plan(current: NetworkDefinition | null, wanted: NetworkDefinitio
     if (!has(current.fdb, entry) || stale(entry)) actions.push({ do: 'fdb.add', entry })
   }
   return actions
+}
+
+/** What `Fabric.change` is about: all of a network that is no port, no entry, and runs. */
+function ownSettings(network: NetworkDefinition): object {
+  const { ports: _ports, fdb: _fdb, autostart: _autostart, ...settings } = network
+  return settings
 }
 
 /** What takes an action back. */

@@ -6,14 +6,18 @@
  * leaves out what equals the default; the store and `network export` use it. The schemas are published by
  * `rpc.discover`.
  *
+ * `addresses` are IP addresses that the host behind the port may use beside those of its leases, `allow` what the
+ * guards let it do: everything at the uplink of a bridge network, else nothing of it. A port has at most 64 addresses.
+ *
  * VLANs: `access` alone makes an access port, `trunk` a trunk with the given VIDs, `native` the VLAN of its untagged
  * frames, which need not be listed in `trunk`. Without any the port takes no part in VLANs. VID 0 and 4095 are reserved
  * (IEEE 802.1Q-2022 table 9-2).
  */
 import { isIP } from 'node:net'
 import { type Static, Type } from 'typebox'
+import { formatIp, isHostAddress, parseIp } from '../services/address.js'
 import { Failure } from './failure.js'
-import type { PortDefinition, PortKind, PortOptions, VlanDefinition } from './model.js'
+import type { PortDefinition, PortKind, PortOptions, PortWaiver, VlanDefinition } from './model.js'
 import { check, invalid, join, quote } from './schema.js'
 
 export const PORT_KINDS: readonly PortKind[] = ['tap', 'netdev', 'qemu', 'pcap']
@@ -23,6 +27,8 @@ const LATER_KINDS: readonly string[] = ['xdp', 'vhost-user', 'vde', 'vxlan']
 export const SOCKET_PATH_BYTES = 107
 export const MTU_MINIMUM = 576
 export const MTU_MAXIMUM = 65521
+const PORT_ADDRESSES_MAX = 64
+const WAIVERS: readonly PortWaiver[] = ['spoofing', 'dhcp-server', 'router']
 const MAC_LIMIT = 1024
 const MAC_LIMIT_UPLINK = 8192
 
@@ -69,6 +75,17 @@ export const PortSettings = {
   isolated: Type.Optional(Type.Boolean()),
   link: Type.Optional(Type.Boolean({ description: 'true or false: false is a pulled cable' })),
   macLimit: Type.Optional(Type.Integer({ minimum: 1, maximum: 131072, description: 'addresses learned at the port' })),
+  addresses: Type.Optional(
+    Type.Array(Type.String({ minLength: 1, maxLength: 64 }), {
+      maxItems: PORT_ADDRESSES_MAX,
+      description: `a list of at most ${PORT_ADDRESSES_MAX} IP addresses`,
+    }),
+  ),
+  allow: Type.Optional(
+    Type.Array(Type.Union([Type.Literal('spoofing'), Type.Literal('dhcp-server'), Type.Literal('router')]), {
+      description: `a list of ${WAIVERS.join(', ')}`,
+    }),
+  ),
 }
 /** What only some kinds have. */
 export const KindSettings = {
@@ -108,12 +125,25 @@ export function parsePort(value: unknown, path = '', uplink = false): PortDefini
     isolated: given.isolated ?? false,
     link: given.link ?? true,
     macLimit: given.macLimit ?? (uplink ? MAC_LIMIT_UPLINK : MAC_LIMIT),
+    addresses: parseAddresses(given.addresses ?? [], join(path, 'addresses')),
+    allow: given.allow === undefined && !uplink ? [] : WAIVERS.filter((one) => given.allow?.includes(one) ?? true),
   }
+}
+
+/** Canonical, each once, in the order given. */
+function parseAddresses(values: readonly string[], path: string): string[] {
+  const addresses = values.map((text, index) => {
+    const ip = parseIp(text)
+    if (ip === null) throw invalid(join(path, index), `${quote(text)} is not an IP address`)
+    if (!isHostAddress(ip)) throw invalid(join(path, index), `${text} is no address of a host`)
+    return formatIp(ip)
+  })
+  return [...new Set(addresses)]
 }
 
 /** The inverse of `parsePort`: flat, without what equals the default. */
 export function writtenPort(port: PortDefinition, uplink = false): PortInput {
-  const { name, vlan, mac, mtu, isolated, link, macLimit, ...options } = port
+  const { name, vlan, mac, mtu, isolated, link, macLimit, addresses, allow, ...options } = port
   return {
     name,
     ...writtenOptions(options, name),
@@ -125,6 +155,8 @@ export function writtenPort(port: PortDefinition, uplink = false): PortInput {
     ...(isolated ? { isolated } : {}),
     ...(link ? {} : { link }),
     ...(macLimit === (uplink ? MAC_LIMIT_UPLINK : MAC_LIMIT) ? {} : { macLimit }),
+    ...(addresses.length === 0 ? {} : { addresses }),
+    ...(allow.length === (uplink ? WAIVERS.length : 0) ? {} : { allow }),
   } as PortInput
 }
 

@@ -6,6 +6,7 @@
  */
 import { readSync, writeSync } from 'node:fs'
 import type { CompiledNetwork } from '../dataplane/port-table.js'
+import type { CompiledRouter } from '../dataplane/router/router-table.js'
 import { check, native } from '../ports/native.js'
 
 /** What the control process asks. Each is answered with `{ id, result }` or `{ id, error }`. */
@@ -19,13 +20,27 @@ export type Request = { id: number } & (
   | { do: 'flush'; network: number; port: number; vid: number; statics: boolean }
   | { do: 'capture'; capture: number; network: number; port: number; program: number[] }
   | { do: 'release'; capture: number }
+  /** null: the zone has no router any more */
+  | { do: 'router'; zone: number; router: CompiledRouter | null }
+  /** an IP address belongs to a port, and to a MAC unless both its words are 0 */
+  | { do: 'bind'; segment: number; ip: number[]; macLow: number; macHigh: number; port: number }
+  | { do: 'unbind'; segment: number; ip: number[] }
+  /** a port leaves a segment, -1: all do; what the router knows of its hosts goes */
+  | { do: 'leave'; segment: number; port: number }
+  /** tells the hosts of a segment the MAC of the router's IPv4 address */
+  | { do: 'announce'; segment: number; ip: number }
+  | { do: 'flushConnections'; zone: number }
+  /** answered by packets and bytes of each rule, see `Firewall.counters` */
+  | { do: 'rules'; zone: number }
+  /** copies the arena, as it is between two bursts, into the memory whose descriptor comes along */
+  | { do: 'copy'; bytes: number }
 )
 
 /** A request as its sender writes it: the number is given by the sender's side of the channel. */
 export type RequestBody = Request extends infer R ? (R extends { id: number } ? Omit<R, 'id'> : never) : never
 
 export type Reply =
-  | { id: number; result: number }
+  | { id: number; result: number | number[] }
   | { id: number; error: string }
   /** the shard runs */
   | { event: 'ready' }
@@ -33,6 +48,8 @@ export type Reply =
   | { event: 'failed'; port: number; attachment: number; code: number }
   /** addresses that changed their port: MAC_LOW, KEY_HIGH, network, from, to each */
   | { event: 'moved'; moves: number[] }
+  /** packets that rules log: LOG_WORDS each, see `router/firewall.ts` */
+  | { event: 'logged'; zone: number; records: number[] }
 
 /** Longest message in the socket itself. */
 const INLINE_BYTES = 32768

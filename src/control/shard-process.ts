@@ -16,12 +16,14 @@ import {
   HEADER_BYTES,
   HEADER_CONTROL,
   HEADER_EVENT_COUNT,
+  HEADER_NOW,
   HEADER_PORTS,
   HEADER_SIZE,
   viewArena,
 } from '../dataplane/layout.js'
 import { Loop } from '../dataplane/loop.js'
 import { MOVE_STRIDE } from '../dataplane/fdb.js'
+import { LOG_WORDS } from '../dataplane/router/firewall.js'
 import { check, native } from '../ports/native.js'
 import { type Reply, type Request, ShardChannel } from './shard-channel.js'
 
@@ -40,7 +42,8 @@ function run(): never {
   const loop = new Loop(arena, native, arena.header[HEADER_PORTS], randomFillSync(new Int32Array(4)))
   const channel = new ShardChannel<Reply, Request>(CHANNEL)
   const attachments = new Int32Array(arena.header[HEADER_PORTS])
-  const { fdb, mirror } = loop.pipeline
+  const { fdb, mirror, neighbors, router } = loop.pipeline
+  const now = (): number => arena.header[HEADER_NOW]
   let movesTold = 0
 
   channel.send({ event: 'ready' })
@@ -53,6 +56,7 @@ function run(): never {
     if (arena.header[HEADER_EVENT_COUNT] > 0) tellEvents()
     if (arena.header[HEADER_CONTROL] !== 0) readChannel()
     if (fdb.moveCount > 0) tellMoves()
+    if (router.logged >= 0) tellLogged()
   }
 
   function tellEvents(): void {
@@ -71,6 +75,14 @@ function run(): never {
     fdb.moveCount = 0
   }
 
+  function tellLogged(): void {
+    for (let zone = router.logged; zone >= 0; zone = router.logged) {
+      const { logs, logCount } = router.firewalls[zone]
+      channel.send({ event: 'logged', zone, records: [...logs.subarray(0, logCount * LOG_WORDS)] })
+      router.told(zone)
+    }
+  }
+
   function readChannel(): void {
     channel.flush()
     for (let next = channel.receive(); next !== null; next = channel.receive()) {
@@ -84,7 +96,7 @@ function run(): never {
     }
   }
 
-  function obey(request: Request, fds: number[]): number {
+  function obey(request: Request, fds: number[]): number | number[] {
     switch (request.do) {
       case 'configure':
         loop.pipeline.ports.configure(request.network)
@@ -105,6 +117,31 @@ function run(): never {
         return 0
       case 'release':
         mirror.stop(request.capture)
+        return 0
+      case 'router':
+        loop.pipeline.configureRouter(request.zone, request.router)
+        return 0
+      case 'bind': {
+        const { segment, macLow, macHigh, port } = request
+        const [ip0, ip1 = 0, ip2 = 0, ip3 = 0] = request.ip
+        const family = request.ip.length === 1 ? 4 : 6
+        return neighbors.bind(segment, family, ip0, ip1, ip2, ip3, macLow, macHigh, port, now()) ? 1 : 0
+      }
+      case 'unbind': {
+        const [ip0, ip1 = 0, ip2 = 0, ip3 = 0] = request.ip
+        return neighbors.unbind(request.segment, request.ip.length === 1 ? 4 : 6, ip0, ip1, ip2, ip3) ? 1 : 0
+      }
+      case 'leave':
+        return loop.pipeline.leave(request.segment, request.port)
+      case 'announce':
+        loop.pipeline.announce(request.segment, request.ip)
+        return 0
+      case 'flushConnections':
+        return router.connections.flush(request.zone)
+      case 'rules':
+        return [...router.firewalls[request.zone].counters]
+      case 'copy':
+        new Uint8Array(check(native.mapMemory(fds[0], request.bytes), 'copy')).set(arena.bytes)
         return 0
     }
   }

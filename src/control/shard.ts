@@ -5,11 +5,19 @@
  * ends.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
+import { randomFillSync } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
 import {
   type Arena,
   DEFAULT_GEOMETRY,
   FDB_SHIFT,
+  HEADER_CONNECTIONS_EVICTED,
+  HEADER_CONNECTIONS_EXPIRED,
+  HEADER_CONNECTIONS_INVALID,
+  HEADER_CONNECTIONS_MADE,
+  HEADER_CONNECTIONS_REFUSED,
+  HEADER_CONNECTIONS_USED,
+  HEADER_CONNECTION_CAPACITY,
   HEADER_FDB_CAPACITY,
   HEADER_FDB_EVICTED,
   HEADER_FDB_EXPIRED,
@@ -17,13 +25,25 @@ import {
   HEADER_FDB_MOVED,
   HEADER_FDB_REFUSED,
   HEADER_FDB_USED,
+  HEADER_FRAGMENTS_HELD,
   HEADER_FREE_LARGE_COUNT,
   HEADER_FREE_SMALL_COUNT,
+  HEADER_ICMP_LIMITED,
+  HEADER_ICMP_SENT,
   HEADER_INJECT,
   HEADER_INJECT_BYTES,
   HEADER_LARGE_SLOTS,
+  HEADER_MAPPINGS_REFUSED,
+  HEADER_MAPPINGS_USED,
+  HEADER_MAPPING_CAPACITY,
+  HEADER_NEIGHBORS_EVICTED,
+  HEADER_NEIGHBORS_FAILED,
+  HEADER_NEIGHBORS_USED,
+  HEADER_NEIGHBOR_CAPACITY,
   HEADER_PUNT,
   HEADER_PUNT_BYTES,
+  HEADER_ROUTED_PACKETS,
+  HEADER_SECRET,
   HEADER_SMALL_SLOTS,
   arenaBytes,
   formatArena,
@@ -45,6 +65,8 @@ export interface ShardListener {
   /** a port's descriptor came to its end */
   onFailed(port: number, attachment: number, code: number): void
   onMoved(moves: number[]): void
+  /** packets that a firewall logs */
+  onLogged(zone: number, records: number[]): void
   /** frames wait in the punt ring */
   onPunt(): void
   /** a new process runs on the same arena: configure and attach everything again */
@@ -68,7 +90,10 @@ export class Shard {
   private channel: ShardChannel<Request, Reply> | null = null
   private channelWatch = -1
   private flushTimer: NodeJS.Timeout | null = null
-  private readonly waiting = new Map<number, { resolve: (result: number) => void; reject: (error: Error) => void }>()
+  private readonly waiting = new Map<
+    number,
+    { resolve: (result: number | number[]) => void; reject: (error: Error) => void }
+  >()
   private nextId = 1
   private ready: { resolve: () => void; reject: (error: Error) => void } | null = null
   private closing = false
@@ -82,6 +107,7 @@ export class Shard {
     const buffer = check(native.mapMemory(this.memory, bytes), 'arena')
     formatArena(buffer, DEFAULT_GEOMETRY)
     this.arena = viewArena(buffer)
+    randomFillSync(this.arena.header, HEADER_SECRET, 4)
     const { header } = this.arena
     this.punt = new Ring(buffer, header[HEADER_PUNT], header[HEADER_PUNT_BYTES])
     this.inject = new Ring(buffer, header[HEADER_INJECT], header[HEADER_INJECT_BYTES])
@@ -121,7 +147,13 @@ export class Shard {
   }
 
   /** Asks the shard; rejects if it refuses or ends first. */
-  ask(request: RequestBody, fds: number[] = []): Promise<number> {
+  async ask(request: RequestBody, fds: number[] = []): Promise<number> {
+    const result = await this.askList(request, fds)
+    return typeof result === 'number' ? result : result.length
+  }
+
+  /** The same for a request that is answered by a list. */
+  askList(request: RequestBody, fds: number[] = []): Promise<number | number[]> {
     const { channel } = this
     if (!channel) return Promise.reject(new Failure('ERR_IO', `shard ${this.index}: is being restarted`))
     const id = this.nextId++
@@ -155,6 +187,32 @@ export class Shard {
         evicted: header[HEADER_FDB_EVICTED] >>> 0,
         moved: header[HEADER_FDB_MOVED] >>> 0,
         refused: header[HEADER_FDB_REFUSED] >>> 0,
+      },
+      neighbors: {
+        capacity: header[HEADER_NEIGHBOR_CAPACITY],
+        used: header[HEADER_NEIGHBORS_USED],
+        evicted: header[HEADER_NEIGHBORS_EVICTED] >>> 0,
+        failed: header[HEADER_NEIGHBORS_FAILED] >>> 0,
+      },
+      connections: {
+        capacity: header[HEADER_CONNECTION_CAPACITY],
+        used: header[HEADER_CONNECTIONS_USED],
+        made: header[HEADER_CONNECTIONS_MADE] >>> 0,
+        expired: header[HEADER_CONNECTIONS_EXPIRED] >>> 0,
+        evicted: header[HEADER_CONNECTIONS_EVICTED] >>> 0,
+        refused: header[HEADER_CONNECTIONS_REFUSED] >>> 0,
+        invalid: header[HEADER_CONNECTIONS_INVALID] >>> 0,
+      },
+      mappings: {
+        capacity: header[HEADER_MAPPING_CAPACITY],
+        used: header[HEADER_MAPPINGS_USED],
+        refused: header[HEADER_MAPPINGS_REFUSED] >>> 0,
+      },
+      router: {
+        packets: header[HEADER_ROUTED_PACKETS] >>> 0,
+        fragmentsHeld: header[HEADER_FRAGMENTS_HELD],
+        icmpSent: header[HEADER_ICMP_SENT] >>> 0,
+        icmpLimited: header[HEADER_ICMP_LIMITED] >>> 0,
       },
     }
   }
@@ -205,6 +263,8 @@ export class Shard {
       this.listener.onFailed(reply.port, reply.attachment, reply.code)
     } else if (reply.event === 'moved') {
       this.listener.onMoved(reply.moves)
+    } else if (reply.event === 'logged') {
+      this.listener.onLogged(reply.zone, reply.records)
     } else {
       this.ready?.resolve()
       this.ready = null

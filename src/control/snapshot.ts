@@ -5,12 +5,16 @@ import {
   type CompiledNetwork,
   type CompiledPort,
   PORT_ACCESS,
+  PORT_GUARDED,
   PORT_ISOLATED,
   PORT_LINK,
   PORT_RING,
+  PORT_ROUTES,
+  PORT_SERVES_DHCP,
   PORT_VLAN_AWARE,
   VID_NONE,
 } from '../dataplane/port-table.js'
+import { macWords } from './mac.js'
 import type { PortDefinition, VlanDefinition } from './model.js'
 
 export interface NumberedPort {
@@ -42,6 +46,9 @@ function membership(vlan: VlanDefinition): Pick<CompiledPort, 'pvid' | 'vids'> {
 export function compilePort(port: NumberedPort): CompiledPort {
   const { definition } = port
   const { mode } = definition.vlan
+  const { allow } = definition
+  const isGuarded = !allow.includes('spoofing')
+  const mac = isGuarded && definition.mac !== null ? macWords(definition.mac) : { low: 0, high: 0 }
   return {
     port: port.number,
     flags:
@@ -49,14 +56,25 @@ export function compilePort(port: NumberedPort): CompiledPort {
       (definition.isolated ? PORT_ISOLATED : 0) |
       (mode === 'none' ? 0 : PORT_VLAN_AWARE) |
       (mode === 'access' ? PORT_ACCESS : 0) |
-      (definition.kind === 'pcap' ? PORT_RING : 0),
+      (definition.kind === 'pcap' ? PORT_RING : 0) |
+      (isGuarded ? PORT_GUARDED : 0) |
+      (allow.includes('dhcp-server') ? PORT_SERVES_DHCP : 0) |
+      (allow.includes('router') ? PORT_ROUTES : 0),
     mtu: port.mtu,
     ...membership(definition.vlan),
     offloads: port.offloads,
     macLimit: definition.macLimit,
+    ownMacLow: mac.low,
+    ownMacHigh: mac.high,
   }
 }
 
-export function compileNetwork(number: number, agingSeconds: number, ports: NumberedPort[]): CompiledNetwork {
-  return { network: number, agingSeconds, ports: ports.map(compilePort) }
+/** @param gateway the router's own port, null: the network has no router */
+export function compileNetwork(
+  number: number,
+  agingSeconds: number,
+  ports: NumberedPort[],
+  gateway: CompiledPort | null,
+): CompiledNetwork {
+  return { network: number, agingSeconds, ports: [...ports.map(compilePort), ...(gateway === null ? [] : [gateway])] }
 }

@@ -2,7 +2,7 @@
  * Why a frame was dropped. Every drop has one of these reasons and is counted at one port: a receive reason at the port
  * the frame came in by, a transmit reason at the port it should have left by. `native/layout.h` mirrors the numbers.
  *
- * Capacity: 32 reasons (DROP_SHIFT in `layout.ts`). Add at the end of its group; the API shows names, never numbers.
+ * Capacity: 64 reasons (DROP_SHIFT in `layout.ts`). Add at the end of its group; the API shows names, never numbers.
  */
 
 // Receive reasons.
@@ -20,17 +20,44 @@ export const DROP_SAME_PORT = 11
 export const DROP_NO_RECIPIENT = 12
 export const DROP_NO_SLOT = 13
 export const DROP_RECEIVE_ERROR = 14
+// Receive reasons of the guard and the router.
+export const DROP_SPOOFED_MAC = 15
+export const DROP_SPOOFED_ADDRESS = 16
+export const DROP_DHCP_SERVER = 17
+export const DROP_ROUTER_ADVERTISEMENT = 18
+export const DROP_BAD_ARP = 19
+export const DROP_BAD_ND = 20
+export const DROP_BAD_IP = 21
+export const DROP_BAD_IP_CHECKSUM = 22
+export const DROP_IP_OPTIONS = 23
+export const DROP_BAD_TRANSPORT = 24
+export const DROP_MARTIAN = 25
+export const DROP_HOP_LIMIT = 26
+export const DROP_NO_ROUTE = 27
+export const DROP_NO_NEIGHBOR = 28
+export const DROP_NEIGHBOR_QUEUE = 29
+export const DROP_TOO_BIG = 30
+export const DROP_FRAGMENT_OVERLAP = 31
+export const DROP_FRAGMENT_LIMIT = 32
+export const DROP_FRAGMENT_TIMEOUT = 33
+export const DROP_INVALID = 34
+export const DROP_CONNECTION_LIMIT = 35
+export const DROP_POLICY = 36
+export const DROP_NO_NAT_PORT = 37
+export const DROP_NOT_SERVED = 38
+export const DROP_SERVICE_BUSY = 39
+export const DROP_NOT_ROUTED = 40
 // Transmit reasons.
-export const DROP_EGRESS_DOWN = 16
-export const DROP_EGRESS_MTU = 17
-export const DROP_QUEUE_FULL = 18
-export const DROP_NO_PEER = 19
-export const DROP_TRANSMIT_ERROR = 20
-export const DROP_SEGMENTATION = 21
+export const DROP_EGRESS_DOWN = 48
+export const DROP_EGRESS_MTU = 49
+export const DROP_QUEUE_FULL = 50
+export const DROP_NO_PEER = 51
+export const DROP_TRANSMIT_ERROR = 52
+export const DROP_SEGMENTATION = 53
 
 /** First of the transmit reasons. */
 export const DROP_FIRST_TRANSMIT = DROP_EGRESS_DOWN
-export const DROP_REASONS = 32
+export const DROP_REASONS = 64
 
 /** The names by number, as the API and the metrics show them; undefined where a number is not used. */
 export const DROP_NAMES: readonly (string | undefined)[] = (() => {
@@ -49,6 +76,32 @@ export const DROP_NAMES: readonly (string | undefined)[] = (() => {
   names[DROP_NO_RECIPIENT] = 'no-recipient' // no other port may have it
   names[DROP_NO_SLOT] = 'no-slot' // the pool was empty
   names[DROP_RECEIVE_ERROR] = 'receive-error' // the device gave an error in the frame's place
+  names[DROP_SPOOFED_MAC] = 'spoofed-mac' // source address is another's: the gateway's, or not the port's own
+  names[DROP_SPOOFED_ADDRESS] = 'spoofed-address' // source IP address is another's, or not the port's own
+  names[DROP_DHCP_SERVER] = 'dhcp-server' // answers of a DHCP server behind a port that may be none (RFC 7610)
+  names[DROP_ROUTER_ADVERTISEMENT] = 'router-advertisement' // or redirect, from a port that may be no router (RFC 6105)
+  names[DROP_BAD_ARP] = 'bad-arp' // malformed, or its sender contradicts the frame's
+  names[DROP_BAD_ND] = 'bad-nd' // neighbor discovery that breaks RFC 4861
+  names[DROP_BAD_IP] = 'bad-ip' // IP header that contradicts the frame
+  names[DROP_BAD_IP_CHECKSUM] = 'bad-ip-checksum' // of the IPv4 header
+  names[DROP_IP_OPTIONS] = 'ip-options' // source route, or a chain of extension headers too long
+  names[DROP_BAD_TRANSPORT] = 'bad-transport' // TCP, UDP or ICMP header cut off or impossible
+  names[DROP_MARTIAN] = 'martian' // an address that cannot stand there (RFC 1812, RFC 3704, RFC 6890)
+  names[DROP_HOP_LIMIT] = 'hop-limit' // TTL or hop limit ran out
+  names[DROP_NO_ROUTE] = 'no-route' // the router knows no way to the destination
+  names[DROP_NO_NEIGHBOR] = 'no-neighbor' // the next hop does not answer
+  names[DROP_NEIGHBOR_QUEUE] = 'neighbor-queue' // too many packets wait for the next hop's address
+  names[DROP_TOO_BIG] = 'too-big' // longer than the next link takes, and must not be fragmented
+  names[DROP_FRAGMENT_OVERLAP] = 'fragment-overlap' // fragments contradict each other (RFC 5722)
+  names[DROP_FRAGMENT_LIMIT] = 'fragment-limit' // too many fragments wait for their first
+  names[DROP_FRAGMENT_TIMEOUT] = 'fragment-timeout' // the first fragment did not come
+  names[DROP_INVALID] = 'invalid' // fits no connection and may begin none
+  names[DROP_CONNECTION_LIMIT] = 'connection-limit' // the table or the guest's share of it is full
+  names[DROP_POLICY] = 'policy' // by a firewall rule or the network's default
+  names[DROP_NO_NAT_PORT] = 'no-nat-port' // no outside port was free
+  names[DROP_NOT_SERVED] = 'not-served' // to the gateway itself, for a service that it does not have
+  names[DROP_SERVICE_BUSY] = 'service-busy' // the service could not take more from this port
+  names[DROP_NOT_ROUTED] = 'not-routed' // multicast or broadcast, which the router does not forward
   names[DROP_EGRESS_DOWN] = 'egress-down' // the link of the port it should leave by is down by order
   names[DROP_EGRESS_MTU] = 'egress-mtu' // longer than the MTU of the port it should leave by
   names[DROP_QUEUE_FULL] = 'queue-full' // the peer does not read fast enough

@@ -42,6 +42,7 @@ const {
   HEADER_FDB_MOVED,
   HEADER_FDB_REFUSED,
   HEADER_FDB_USED,
+  HEADER_NOW,
 } = layout
 
 /** Moves remembered until the shard tells them; further ones are only counted. */
@@ -107,6 +108,12 @@ export class Fdb {
   lookup(place: number, low: number, keyHigh: number, network: number): number {
     const entry = this.find(place, low, keyHigh, network + 1)
     return entry < 0 ? -1 : this.entries[entry + FDB_PORT]
+  }
+
+  /** The port of a static entry, -1 if there is none. */
+  staticPort(place: number, low: number, keyHigh: number, network: number): number {
+    const entry = this.find(place, low, keyHigh, network + 1)
+    return entry >= 0 && this.entries[entry + FDB_SEEN] === FDB_STATIC ? this.entries[entry + FDB_PORT] : -1
   }
 
   /**
@@ -363,12 +370,13 @@ export class Fdb {
           entries[entry + FDB_SEEN],
         )
     }
+    const now = this.header[HEADER_NOW]
     entries.fill(0)
     this.header[HEADER_FDB_USED] = 0
     for (let i = 0; i < found.length && this.header[HEADER_FDB_USED] < this.limit; i += 5) {
       const place = this.hash(found[i], found[i + 1], found[i + 2])
       if (this.find(place, found[i], found[i + 1], found[i + 2]) >= 0) continue // copied half-way by a deletion
-      const seen = found[i + 4] === FDB_STATIC ? FDB_STATIC : 0
+      const seen = found[i + 4] === FDB_STATIC ? FDB_STATIC : now
       const entry = this.claim(found[i], found[i + 1], found[i + 2], found[i + 3], seen)
       if (seen !== FDB_STATIC) this.append(entry, found[i + 3])
     }

@@ -5,8 +5,8 @@
  * finds every section by the byte offsets in the header. `native/layout.h` mirrors this file;
  * `test/native/layout.test.ts` compares the two word by word.
  *
- *   header | records | free stacks | burst | egress | events | counters | drops | FDB | rings
- *          | small slots | large slots
+ *   header | records | free stacks | burst | egress | events | counters | drops | FDB | neighbors
+ *          | connections and mappings, each with its index | rings | small slots | large slots
  *
  * Constants. V8 folds the constants of a module into its machine code, but loads an imported one, and checks it, at
  * every use: about a third of the frame path's time. So its files take what they need as their own, by `const { … } =
@@ -22,7 +22,7 @@
 /** First word of every arena: "Weft". */
 export const ARENA_MAGIC = 0x74666557
 /** Raised with every change of this file. */
-export const ARENA_VERSION = 1
+export const ARENA_VERSION = 2
 
 /** Bytes of a small slot: ordinary Ethernet frames. */
 export const SMALL_SLOT_BYTES = 2048
@@ -50,6 +50,9 @@ export const HEADER_PORTS = 5 // rows of the port tables
 export const HEADER_FDB_CAPACITY = 6 // entries, a power of two
 export const HEADER_PUNT_BYTES = 7 // size of the ring from the shard to the control process
 export const HEADER_INJECT_BYTES = 8 // size of the ring from the control process to the shard
+export const HEADER_NEIGHBOR_CAPACITY = 9 // entries, a power of two
+export const HEADER_CONNECTION_CAPACITY = 10 // entries, a power of two
+export const HEADER_MAPPING_CAPACITY = 11 // entries, a power of two
 export const HEADER_RECORDS = 16 // byte offsets of the sections from here on
 export const HEADER_FREE_SMALL = 17
 export const HEADER_FREE_LARGE = 18
@@ -63,9 +66,15 @@ export const HEADER_PUNT = 25
 export const HEADER_INJECT = 26
 export const HEADER_SMALL = 27
 export const HEADER_LARGE = 28
+export const HEADER_NEIGHBORS = 48
+export const HEADER_NEIGHBOR_INDEX = 49
+export const HEADER_CONNECTIONS = 50
+export const HEADER_CONNECTION_INDEX = 51
+export const HEADER_MAPPINGS = 52
+export const HEADER_MAPPING_INDEX = 53
 export const HEADER_FREE_SMALL_COUNT = 32 // slots on the free stack
 export const HEADER_FREE_LARGE_COUNT = 33 // slots on the free stack
-export const HEADER_NOW = 34 // seconds since the shard started, written by each receive call
+export const HEADER_NOW = 34 // seconds that shards have run on this arena, written by each receive call
 export const HEADER_EVENT_COUNT = 35 // events reported by the last receive call
 export const HEADER_CONTROL = 36 // 1: the control channel has something to read
 export const HEADER_FDB_USED = 37 // entries
@@ -77,6 +86,22 @@ export const HEADER_FDB_REFUSED = 42 // addresses not learned, the port being at
 export const HEADER_TURNS = 43 // loop turns that carried frames, wraps
 export const HEADER_TIME_SECONDS = 46 // since 1970, written by each receive call
 export const HEADER_TIME_NANOS = 47
+export const HEADER_SECRET = 56 // four random words for the hashes of the router's tables, written once for its life
+export const HEADER_NEIGHBORS_USED = 64 // entries
+export const HEADER_NEIGHBORS_EVICTED = 65 // since the shard started, wraps, as those below
+export const HEADER_NEIGHBORS_FAILED = 66
+export const HEADER_CONNECTIONS_USED = 67 // entries
+export const HEADER_CONNECTIONS_MADE = 68
+export const HEADER_CONNECTIONS_EXPIRED = 69
+export const HEADER_CONNECTIONS_EVICTED = 70 // gave way to another
+export const HEADER_CONNECTIONS_REFUSED = 71 // none could give way
+export const HEADER_CONNECTIONS_INVALID = 72 // packets that fit no state
+export const HEADER_MAPPINGS_USED = 73 // entries
+export const HEADER_MAPPINGS_REFUSED = 74 // no port was free
+export const HEADER_FRAGMENTS_HELD = 75 // packets
+export const HEADER_ROUTED_PACKETS = 76
+export const HEADER_ICMP_SENT = 77 // errors made here
+export const HEADER_ICMP_LIMITED = 78 // errors not sent, too many
 export const HEADER_SIZE = 1024 // bytes
 
 // A packet's record: one 64-byte line (Int32Array indices from packet << RECORD_SHIFT).
@@ -136,7 +161,7 @@ export const SEGMENTED_PACKETS = 4 // segmentation-offload frames cut in softwar
 export const COMPLETED_CHECKSUMS = 5 // checksums finished in software
 export const HELD_BYTES = 6 // bytes of a stream that only the shard process has, either way: lost with it
 /** Drop counters of a port: one Float64 a reason, see `drops.ts`. */
-export const DROP_SHIFT = 5
+export const DROP_SHIFT = 6
 
 // An FDB entry (Int32Array indices from entry << FDB_SHIFT), see `fdb.ts`.
 export const FDB_SHIFT = 3
@@ -144,11 +169,18 @@ export const FDB_MAC_LOW = 0 // octets 3 to 6
 export const FDB_KEY_HIGH = 1 // octets 1 and 2 in bits 0 to 15, VID in bits 16 to 27
 export const FDB_NETWORK = 2 // network number + 1; 0: empty
 export const FDB_PORT = 3
-export const FDB_SEEN = 4 // seconds since the shard started; FDB_STATIC: never ages
+export const FDB_SEEN = 4 // second of HEADER_NOW; FDB_STATIC: never ages
 export const FDB_OLDER = 5 // neighbour in the port's list, by age; -1: none
 export const FDB_NEWER = 6
 export const FDB_MOVES = 7 // times the address changed its port
 export const FDB_STATIC = -1
+
+/** Words of a slot of a hash index: the hash, and what it leads to + 1 (0: empty), see `router/hash-index.ts`. */
+export const INDEX_SHIFT = 1
+/** Words of a neighbor, a connection, a mapping: see `router/neighbors.ts`, `connections.ts`, `mappings.ts`. */
+export const NEIGHBOR_SHIFT = 4
+export const CONNECTION_SHIFT = 6
+export const MAPPING_SHIFT = 4
 
 /** Port kinds as native code knows them. */
 export const KIND_TAP = 1
@@ -164,6 +196,10 @@ export interface Geometry {
   ports: number
   /** entries; a power of two, of which half may be used */
   fdbCapacity: number
+  /** entries; a power of two, as the two below */
+  neighborCapacity: number
+  connectionCapacity: number
+  mappingCapacity: number
   /** bytes; a power of two */
   puntBytes: number
   /** bytes; a power of two */
@@ -172,14 +208,18 @@ export interface Geometry {
 
 /**
  * The pool's size is a sum: a burst of 256 frames in work and 64 slots that a receive call of an AF_PACKET port keeps
- * ready, of each size. Nothing holds a slot beyond its turn: what cannot be sent at once is copied or dropped. The rest
- * is room for rings to come.
+ * ready, of each size; packets that wait for a neighbor (HELD_NEIGHBOR) and fragments that wait for their first
+ * (HELD_FRAGMENTS), each at most a few hundred. What cannot be sent at once is copied or dropped. The rest is room for
+ * rings to come. The tables are memory only as far as they are used.
  */
 export const DEFAULT_GEOMETRY: Geometry = {
-  smallSlots: 2048,
+  smallSlots: 4096,
   largeSlots: 512,
   ports: 2048,
   fdbCapacity: 262144,
+  neighborCapacity: 16384,
+  connectionCapacity: 262144,
+  mappingCapacity: 262144,
   puntBytes: 8 << 20,
   injectBytes: 1 << 20,
 }
@@ -198,10 +238,20 @@ export interface Arena {
   counters: Float64Array
   drops: Float64Array
   fdb: Int32Array
+  neighbors: Int32Array
+  neighborIndex: Int32Array
+  connections: Int32Array
+  connectionIndex: Int32Array
+  mappings: Int32Array
+  mappingIndex: Int32Array
 }
 
 const PAGE = 4096
 const align = (bytes: number, to: number): number => Math.ceil(bytes / to) * to
+
+/** An index has twice as many slots as there are keys: `keys` of each entry. */
+const indexSlots = (capacity: number, keys: number): number => capacity * keys * 2
+const indexBytes = (capacity: number, keys: number): number => indexSlots(capacity, keys) << (INDEX_SHIFT + 2)
 
 /** The sections in their order: the header's word, the size in bytes, the alignment. */
 function sections(geometry: Geometry): [word: number, bytes: number, alignment: number][] {
@@ -216,6 +266,12 @@ function sections(geometry: Geometry): [word: number, bytes: number, alignment: 
     [HEADER_COUNTERS, geometry.ports << (COUNTER_SHIFT + 3), 64],
     [HEADER_DROPS, geometry.ports << (DROP_SHIFT + 3), 64],
     [HEADER_FDB, geometry.fdbCapacity << (FDB_SHIFT + 2), 64],
+    [HEADER_NEIGHBORS, geometry.neighborCapacity << (NEIGHBOR_SHIFT + 2), 64],
+    [HEADER_NEIGHBOR_INDEX, indexBytes(geometry.neighborCapacity, 1), 64],
+    [HEADER_CONNECTIONS, geometry.connectionCapacity << (CONNECTION_SHIFT + 2), 64],
+    [HEADER_CONNECTION_INDEX, indexBytes(geometry.connectionCapacity, 2), 64],
+    [HEADER_MAPPINGS, geometry.mappingCapacity << (MAPPING_SHIFT + 2), 64],
+    [HEADER_MAPPING_INDEX, indexBytes(geometry.mappingCapacity, 2), 64],
     [HEADER_PUNT, geometry.puntBytes + RING_HEADER_BYTES, PAGE],
     [HEADER_INJECT, geometry.injectBytes + RING_HEADER_BYTES, PAGE],
     [HEADER_SMALL, geometry.smallSlots * SMALL_SLOT_BYTES, PAGE],
@@ -233,14 +289,23 @@ export function arenaBytes(geometry: Geometry): number {
   return align(offset, PAGE)
 }
 
+const POWERS = [
+  'fdbCapacity',
+  'neighborCapacity',
+  'connectionCapacity',
+  'mappingCapacity',
+  'puntBytes',
+  'injectBytes',
+] as const
+
 /**
  * Writes the header of a fresh, zeroed arena.
  * @throws RangeError for a geometry that cannot be laid out
  */
 export function formatArena(buffer: ArrayBufferLike, geometry: Geometry): void {
-  for (const name of ['fdbCapacity', 'puntBytes', 'injectBytes'] as const) {
+  for (const name of POWERS) {
     const value = geometry[name]
-    if (value < 1024 || (value & (value - 1)) !== 0) throw new RangeError(`arena: ${name} ${value} is no power of two`)
+    if (value < 256 || (value & (value - 1)) !== 0) throw new RangeError(`arena: ${name} ${value} is no power of two`)
   }
   const size = arenaBytes(geometry)
   if (size > 0x7fffffff) throw new RangeError(`arena: ${size} bytes are more than an int32 offset reaches`)
@@ -252,6 +317,9 @@ export function formatArena(buffer: ArrayBufferLike, geometry: Geometry): void {
   header[HEADER_LARGE_SLOTS] = geometry.largeSlots
   header[HEADER_PORTS] = geometry.ports
   header[HEADER_FDB_CAPACITY] = geometry.fdbCapacity
+  header[HEADER_NEIGHBOR_CAPACITY] = geometry.neighborCapacity
+  header[HEADER_CONNECTION_CAPACITY] = geometry.connectionCapacity
+  header[HEADER_MAPPING_CAPACITY] = geometry.mappingCapacity
   header[HEADER_PUNT_BYTES] = geometry.puntBytes
   header[HEADER_INJECT_BYTES] = geometry.injectBytes
   let offset = HEADER_SIZE
@@ -275,6 +343,10 @@ export function viewArena(buffer: ArrayBufferLike): Arena {
   const word = (index: number): number => header[index]
   const int32 = (section: number, words: number): Int32Array => new Int32Array(buffer, word(section), words)
   const slots = word(HEADER_SMALL_SLOTS) + word(HEADER_LARGE_SLOTS)
+  const entries = (section: number, capacity: number, shift: number): Int32Array =>
+    int32(section, word(capacity) << shift)
+  const index = (section: number, capacity: number, keys: number): Int32Array =>
+    int32(section, indexSlots(word(capacity), keys) << INDEX_SHIFT)
   return {
     buffer,
     bytes: new Uint8Array(buffer, 0, word(HEADER_BYTES)),
@@ -287,6 +359,12 @@ export function viewArena(buffer: ArrayBufferLike): Arena {
     events: int32(HEADER_EVENTS, EVENT_CAPACITY * EVENT_STRIDE),
     counters: new Float64Array(buffer, word(HEADER_COUNTERS), word(HEADER_PORTS) << COUNTER_SHIFT),
     drops: new Float64Array(buffer, word(HEADER_DROPS), word(HEADER_PORTS) << DROP_SHIFT),
-    fdb: int32(HEADER_FDB, word(HEADER_FDB_CAPACITY) << FDB_SHIFT),
+    fdb: entries(HEADER_FDB, HEADER_FDB_CAPACITY, FDB_SHIFT),
+    neighbors: entries(HEADER_NEIGHBORS, HEADER_NEIGHBOR_CAPACITY, NEIGHBOR_SHIFT),
+    neighborIndex: index(HEADER_NEIGHBOR_INDEX, HEADER_NEIGHBOR_CAPACITY, 1),
+    connections: entries(HEADER_CONNECTIONS, HEADER_CONNECTION_CAPACITY, CONNECTION_SHIFT),
+    connectionIndex: index(HEADER_CONNECTION_INDEX, HEADER_CONNECTION_CAPACITY, 2),
+    mappings: entries(HEADER_MAPPINGS, HEADER_MAPPING_CAPACITY, MAPPING_SHIFT),
+    mappingIndex: index(HEADER_MAPPING_INDEX, HEADER_MAPPING_CAPACITY, 2),
   }
 }

@@ -62,7 +62,7 @@ export class Loop {
     const seconds = this.header[HEADER_NOW]
     if (seconds !== this.sweptAt || this.sweepAgain) {
       this.sweptAt = seconds
-      this.sweepAgain = this.pipeline.fdb.sweep(seconds)
+      this.sweepAgain = this.pipeline.sweep(seconds)
     }
     return carried
   }

@@ -27,6 +27,8 @@ const {
   HEADER_TIME_SECONDS,
   INGRESS,
   LENGTH,
+  OFFLOAD,
+  OFFLOAD_CHECKSUM,
   OFFSET,
   RECORD_SHIFT,
   TAG,
@@ -36,6 +38,7 @@ const {
 const {
   MESSAGE_CAPTURE,
   MESSAGE_FRAME,
+  MESSAGE_SERVICE,
   RING_DIRECTION,
   RING_ID,
   RING_KIND,
@@ -117,6 +120,14 @@ export class Mirror {
   /** Hands a frame that leaves by a ring port to the control process. Returns false if the ring is full. */
   punt(packet: number, port: number, tagged: boolean): boolean {
     return this.copy(packet, MESSAGE_FRAME, 0, port, SENT, this.egressTag(packet, tagged))
+  }
+
+  /** Hands a frame to the services of a segment. Returns false if the ring is full. The packet stays the caller's. */
+  serve(packet: number, segment: number): boolean {
+    const record = packet << RECORD_SHIFT
+    const { records } = this.pool
+    const isUnfinished = records[record + OFFLOAD] & OFFLOAD_CHECKSUM
+    return this.copy(packet, MESSAGE_SERVICE, segment, records[record + INGRESS], isUnfinished, 0)
   }
 
   private egressTag(packet: number, tagged: boolean): number {

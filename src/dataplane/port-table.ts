@@ -24,6 +24,10 @@ export const PORT_ISOLATED = 4 // exchanges no frames with other isolated ports
 export const PORT_VLAN_AWARE = 8
 export const PORT_RING = 16 // its frames go to the control process, not to native code
 export const PORT_ACCESS = 32 // takes no tagged frames
+export const PORT_GATEWAY = 64 // the router's own end: gets what is for its address, and no floods
+export const PORT_GUARDED = 128 // its hosts use their own addresses only, see `router/guard.ts`
+export const PORT_SERVES_DHCP = 256 // a DHCP server may be behind it
+export const PORT_ROUTES = 512 // a router may be behind it
 
 /** No VID: a trunk without native VLAN. */
 export const VID_NONE = -1
@@ -42,6 +46,9 @@ export interface CompiledPort {
   offloads: number
   /** addresses that may be learned at the port */
   macLimit: number
+  /** with PORT_GUARDED: the only source address it may use, in the FDB's words; both 0: any */
+  ownMacLow?: number
+  ownMacHigh?: number
 }
 
 export interface CompiledNetwork {
@@ -58,6 +65,8 @@ export class PortTable {
   readonly pvid: Int32Array
   readonly offloads: Int32Array
   readonly macLimit: Int32Array
+  readonly ownMacLow: Int32Array
+  readonly ownMacHigh: Int32Array
   readonly agingSeconds: Int32Array // the port's network's
   /** a network's ports: a row of `members`, `memberCount` long, from network * size */
   readonly members: Int32Array[] = []
@@ -74,6 +83,8 @@ export class PortTable {
     this.pvid = new Int32Array(size)
     this.offloads = new Int32Array(size)
     this.macLimit = new Int32Array(size)
+    this.ownMacLow = new Int32Array(size)
+    this.ownMacHigh = new Int32Array(size)
     this.agingSeconds = new Int32Array(size)
     this.vids = new Int32Array(size * VID_WORDS)
     for (let i = 0; i < NETWORKS_MAX; i++) this.members.push(new Int32Array(0))
@@ -99,8 +110,9 @@ export class PortTable {
     for (const port of ports)
       if (port.port < 0 || port.port >= this.size) throw new RangeError(`port ${port.port}: not 0..${this.size - 1}`)
     for (let port = 0; port < this.size; port++) if (this.network[port] === network) this.forget(port)
-    this.members[network] = Int32Array.from(ports, (port) => port.port)
-    this.memberCount[network] = ports.length
+    const flooded = ports.filter((port) => (port.flags & PORT_GATEWAY) === 0)
+    this.members[network] = Int32Array.from(flooded, (port) => port.port)
+    this.memberCount[network] = flooded.length
     for (const port of ports) this.write(network, configuration.agingSeconds, port)
     this.rings = this.flags.reduce((sum, flags) => sum + ((flags & PORT_RING) !== 0 ? 1 : 0), 0)
   }
@@ -120,6 +132,8 @@ export class PortTable {
     this.pvid[row] = port.pvid
     this.offloads[row] = port.offloads
     this.macLimit[row] = port.macLimit
+    this.ownMacLow[row] = port.ownMacLow ?? 0
+    this.ownMacHigh[row] = port.ownMacHigh ?? 0
     this.agingSeconds[row] = agingSeconds
     const base = row * VID_WORDS
     if ((port.flags & PORT_VLAN_AWARE) === 0) this.vids[base] |= 1

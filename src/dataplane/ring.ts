@@ -30,6 +30,8 @@ const FILLER = 0
 export const MESSAGE_CAPTURE = 1
 /** A frame that a ring port sends, or is to receive. */
 export const MESSAGE_FRAME = 2
+/** A frame for a service of the gateway on the segment RING_ID; RING_DIRECTION 1: its checksum is unfinished. */
+export const MESSAGE_SERVICE = 3
 
 const ALIGN = 32
 const padded = (length: number): number => (RING_MESSAGE_WORDS * 4 + length + ALIGN - 1) & ~(ALIGN - 1)

@@ -88,6 +88,12 @@ export interface Native {
   openPacket(name: string, netns: string): OpenedPacket | number
   getLink(name: string, netns: string): Link | number
   setLinkMtu(name: string, netns: string, mtu: number): number
+  /** `ip`: 4 or 16 bytes. One that is there already: -EEXIST. What is added goes with the interface. */
+  addAddress(name: string, netns: string, ip: Uint8Array, prefix: number): number
+  removeAddress(name: string, netns: string, ip: Uint8Array, prefix: number): number
+  /** `gateway` null: the destination, whose bits beyond the prefix are 0, is on the link. */
+  addRoute(name: string, netns: string, destination: Uint8Array, prefix: number, gateway: Uint8Array | null): number
+  removeRoute(name: string, netns: string, destination: Uint8Array, prefix: number, gateway: Uint8Array | null): number
   /** Non-blocking, permissions `mode`; a path that nobody serves any more is replaced. */
   listenUnix(path: string, mode: number): number
   connectUnix(path: string): number

@@ -29,10 +29,7 @@ function refused(result: CommandResult, sentence: RegExp): void {
 
 test('a network and its ports, in text and in JSON', async () => {
   await done('network', 'create', 'lan', '--mtu', '9000', '--fdb-age', '10')
-  assert.match(
-    await done('network', 'list'),
-    /^NAME +MODE +STATE .*\ndefault +isolated +active .*\nlan +isolated +active /,
-  )
+  assert.match(await done('network', 'list'), /^NAME +MODE +STATE .*\ndefault +nat +active .*\nlan +isolated +active /)
   const added = JSON.parse(
     await done('port', 'add', 'lan', 'vm1', '--kind', 'tap', '--trunk', '10,20-22', '--native', '5', '--json'),
   )
@@ -78,6 +75,95 @@ test('definitions: export, define, create from a file', async () => {
   refused(await fixture.run('network', 'define', join(fixture.folder, 'absent')), /absent cannot be read/)
 })
 
+test('a router: what is given and what it knows, in text and in JSON', async () => {
+  const create = ['--mode', 'nat', '--subnet', '10.7.0.0/24', '--subnet', 'fd00:7::/64', '--uplink', 'netdev:eth0']
+  await done('network', 'create', 'r', ...create, '--dhcp', '10.7.0.10-10.7.0.99', '--domain', 'r.example')
+  const shown = JSON.parse(await done('network', 'show', 'r', '--json'))
+  assert.deepEqual(shown.subnets, [
+    { cidr: '10.7.0.0/24', gateway: '10.7.0.1', dhcp: { from: '10.7.0.10', to: '10.7.0.99' } },
+    { cidr: 'fd00:7::/64', gateway: 'fd00:7::1', dhcp: null },
+  ])
+  assert.deepEqual([shown.uplink, shown.uplinkStatus.state, shown.domain], ['netdev:eth0', 'up', 'r.example'])
+  assert.match(
+    await done('network', 'show', 'r'),
+    /\nsubnet +10.7.0.0\/24, gateway 10.7.0.1, leases 10.7.0.10 to 10.7.0.99\n[^]*\nuplink state +up\n/,
+  )
+  await done('network', 'set', 'r', '--add-subnet', '10.8.0.0/24', '--dhcp', 'off', '--domain', 'none')
+  const set = JSON.parse(await done('network', 'show', 'r', '--json'))
+  assert.deepEqual([set.subnets.length, set.subnets[0].dhcp, set.domain], [3, null, null])
+
+  await done('lease', 'reserve', 'r', '52:54:00:00:00:01', '10.7.0.5', '--name', 'web1')
+  assert.deepEqual(JSON.parse(await done('lease', 'list', 'r', '--json')), [
+    { address: '10.7.0.5', mac: '52:54:00:00:00:01', hostname: 'web1', port: null, expiresAt: null, reserved: true },
+  ])
+  assert.match(await done('lease', 'list', 'r'), /^ADDRESS .*\n10.7.0.5 +52:54:00:00:00:01 +web1 +- +- +yes\n$/)
+  await done('lease', 'release', 'r', '10.7.0.5')
+
+  assert.equal(await done('forward', 'add', 'r', 'tcp:8080', 'web1:80'), 'tcp:8080 goes to web1:80\n')
+  await done('forward', 'add', 'r', 'udp:[2001:db8::1]:53-54', 'fd00:7::5')
+  assert.match(await done('forward', 'list', 'r'), /udp:\[2001:db8::1\]:53-54 +\[fd00:7::5\]:53-54\n/)
+  assert.deepEqual(JSON.parse(await done('forward', 'list', 'r', '--json'))[0], {
+    protocol: 'tcp',
+    address: null,
+    firstPort: 8080,
+    lastPort: 8080,
+    to: 'web1',
+    toPort: 80,
+  })
+  await done('forward', 'remove', 'r', 'tcp:8080')
+
+  await done('rule', 'add', 'r', 'accept in tcp dport 22')
+  assert.match(
+    await done('rule', 'add', 'r', 'drop', 'in', 'from', '203.0.113.0/24', '--at', '1'),
+    /^rule 1: drop in from/,
+  )
+  assert.match(await done('rule', 'list', 'r'), /^NUMBER +PACKETS +BYTES +RULE\n +1 +7 +700 +drop in from .*\n +2 /)
+  await done('rule', 'remove', 'r', '1')
+  assert.equal(JSON.parse(await done('rule', 'list', 'r', '--json')).length, 1)
+
+  await done('route', 'add', 'r', '10.9.0.0/16', 'via', '10.7.0.3')
+  await done('route', 'add', 'r', '10.10.0.0/16', 'default')
+  await done('route', 'remove', 'r', '10.9.0.0/16')
+  assert.match(
+    await done('route', 'list', 'r'),
+    /^DESTINATION +VIA +INTERFACE +ORIGIN\n10.7.0.0\/24 +- +r +connected\n/,
+  )
+  await done('record', 'add', 'r', 'db', 'a', '10.7.0.9', '10.7.0.10')
+  assert.match(await done('record', 'list', 'r'), /\ndb +A +10.7.0.9 10.7.0.10\n$/)
+  await done('record', 'remove', 'r', 'db')
+
+  await done(
+    'port',
+    'add',
+    'r',
+    'vm1',
+    '--kind',
+    'tap',
+    '--address',
+    '10.7.0.9',
+    '--address',
+    'FD00:7::9',
+    '--allow',
+    'router',
+  )
+  assert.match(await done('port', 'show', 'r', 'vm1'), /\naddresses +10.7.0.9 fd00:7::9\nallow +router\n/)
+  await done('port', 'set', 'r', 'vm1', '--address', 'none', '--allow', 'spoofing', '--allow', 'dhcp-server')
+  const port = JSON.parse(await done('port', 'show', 'r', 'vm1', '--json'))
+  assert.deepEqual([port.addresses, port.allow], [[], ['spoofing', 'dhcp-server']])
+  assert.match(await done('neighbor', 'list', 'r'), /^ADDRESS +MAC +PORT +STATE +AGE\n.* vm1 +reachable +3 s\n$/)
+  assert.match(await done('connection', 'list', 'r', '--limit', '5'), /^PROTOCOL +STATE +ORIGINAL/)
+  assert.equal(await done('connection', 'flush', 'r'), '0 forgotten\n')
+  assert.equal(
+    await done('trace', 'r', '--from', 'vm1', 'tcp 10.7.0.5:1 > 192.0.2.1:2'),
+    'port vm1 receives tcp 10.7.0.5:1 > 192.0.2.1:2\ndropped: policy\n',
+  )
+  await done('network', 'create', 'alone', '--mode', 'open', '--uplink', 'none')
+  assert.match(await done('doctor'), /lacks +network alone +no uplink: its guests stay inside/)
+  await done('network', 'delete', 'alone')
+  assert.match(await done('doctor'), /interface eth0, promiscuous, Weft at 192.0.2.2\/24 \(uplink of network r\)/)
+  await done('network', 'delete', 'r')
+})
+
 test('status 1: refused, one line that names the object and the value', async () => {
   refused(await fixture.run('network', 'show', 'x'), /^weft: there is no network x\n$/)
   refused(
@@ -88,8 +174,15 @@ test('status 1: refused, one line that names the object and the value', async ()
     await fixture.run('port', 'add', 'default', 'p', '--kind', 'vde'),
     /ports of kind vde come in a later version/,
   )
-  refused(await fixture.run('network', 'create', 'n', '--mode', 'nat'), /mode nat needs the router/)
-  refused(await fixture.run('network', 'create', 'n', '--subnet', '10.0.0.0/24'), /subnets: .* needs the router/)
+  refused(
+    await fixture.run('network', 'create', 'n', '--mode', 'star'),
+    /star is not one of nat, route, open, isolated/,
+  )
+  refused(await fixture.run('network', 'create', 'n', '--mode', 'nat', '--uplink', 'sockets'), /in a later version/)
+  refused(await fixture.run('network', 'create', 'n', '--subnet', '10.0.0.0/31'), /subnets\[0\].cidr: .* 8..30, not 31/)
+  refused(await fixture.run('forward', 'add', 'default', 'tcp:0', 'web'), /firstPort: 0 is not 1..65535/)
+  refused(await fixture.run('rule', 'add', 'default', 'permit', 'in'), /^weft: rule: .*permit/)
+  refused(await fixture.run('lease', 'release', 'default', '10.0.0.9'), /network default has no lease of 10.0.0.9/)
   refused(await fixture.run('qemu', 'default', 'p'), /network default has no port p/)
 })
 
@@ -103,6 +196,12 @@ test('status 2: wrong usage, with the usage', async () => {
     'port add default p',
     'port link default p sideways',
     'port set default p',
+    'lease',
+    'lease reserve default 52:54:00:00:00:01',
+    'route add default 10.0.0.0/8',
+    'route add default 10.0.0.0/8 via',
+    'rule remove default x',
+    'trace default x',
     'network list --frobnicate',
     'port add default p --kind tap --mtu many',
     'up --log-level loud',

@@ -34,6 +34,8 @@ test('a port gets every default', () => {
     isolated: false,
     link: true,
     macLimit: 1024,
+    addresses: [],
+    allow: [],
   })
 })
 
@@ -80,7 +82,10 @@ test('ports are refused with path and value', () => {
     [network([{ name: 'q', kind: 'qemu', path: `/${'x'.repeat(107)}` }]), 'ports[0].path', 'is 108 bytes long'],
     [network([{ name: 'p', kind: 'pcap' }]), 'ports[0].read', 'reads a file, writes one, or both'],
     [network([7]), 'ports[0]', '7 is not a port'],
-    [() => parseNetwork({ name: 'n', mode: 'star' }), 'mode', 'star is not one of isolated, bridge'],
+    [network([{ ...tap, addresses: ['10.0.0.300'] }]), 'ports[0].addresses[0]', '10.0.0.300 is not an IP address'],
+    [network([{ ...tap, addresses: ['224.0.0.1'] }]), 'ports[0].addresses[0]', '224.0.0.1 is no address of a host'],
+    [network([{ ...tap, allow: ['all'] }]), 'ports[0].allow[0]', 'all is not one of spoofing, dhcp-server, router'],
+    [() => parseNetwork({ name: 'n', mode: 'star' }), 'mode', 'star is not one of nat, route, open, isolated, bridge'],
     [() => parseNetwork({ name: 'n', mode: 'bridge' }), 'uplink', 'is missing: a bridge network needs netdev:IFNAME'],
     [() => parseNetwork({ name: 'n', uplink: 'netdev:eth0' }), 'uplink', 'an isolated network has none'],
     [() => parseNetwork({ name: 'n', mode: 'bridge', uplink: 'netdev:' }), 'uplink', 'is not an interface name'],
@@ -98,14 +103,9 @@ test('ports are refused with path and value', () => {
 
 test('what comes later is unsupported by name', () => {
   const cases: [() => unknown, RegExp][] = [
-    [() => parseNetwork({ name: 'n', mode: 'nat' }), /mode nat needs the router, which comes in a later version/],
-    [() => parseNetwork({ name: 'n', subnets: ['10.0.0.0/24'] }), /subnets: .* needs the router/],
-    [() => parseNetwork({ name: 'n', domain: 'x.org' }), /domain: .* needs the router/],
-    [() => parseNetwork({ name: 'n', dhcp: '10.0.0.1-10.0.0.9' }), /dhcp: .* needs the router/],
-    [() => parseNetwork({ name: 'n', uplink: 'sockets' }), /uplink sockets needs the router/],
     [
-      () => parseNetwork({ name: 'n', mode: 'bridge', uplink: 'netdev:e0,address=dhcp' }),
-      /address=dhcp needs the router/,
+      () => parseNetwork({ name: 'n', mode: 'nat', subnets: ['10.0.0.0/24'], uplink: 'sockets' }),
+      /^uplink: uplink sockets comes in a later version/,
     ],
     [() => parsePort({ name: 'a', kind: 'xdp' }), /ports of kind xdp come in a later version/],
     [() => parsePort({ name: 'a', kind: 'vhost-user' }), /vhost-user/],
@@ -116,7 +116,33 @@ test('what comes later is unsupported by name', () => {
     assert.equal(code, 'ERR_UNSUPPORTED', message)
     assert.match(message, sentence)
   }
-  assert.equal(parseNetwork({ name: 'n', subnets: [], dhcp: 'off', domain: null, uplink: 'none' }).uplink, null)
+  const plain = parseNetwork({ name: 'n', subnets: [], dhcp: 'off', domain: null, uplink: 'none' })
+  assert.deepEqual([plain.mode, plain.uplink, plain.domain, plain.subnets], ['isolated', null, null, []])
+})
+
+test('what needs a router is refused where there is none', () => {
+  const bridge = { name: 'n', mode: 'bridge', uplink: 'netdev:e0' }
+  const cases: [object, string, string][] = [
+    [{ name: 'n', domain: 'x.org' }, 'domain', 'x.org needs a subnet'],
+    [{ name: 'n', dhcp: '10.0.0.1-10.0.0.9' }, 'dhcp', '10.0.0.1-10.0.0.9 needs a subnet'],
+    [{ name: 'n', dhcp: { leaseSeconds: 600 } }, 'dhcp', 'a network without subnets has none: it has no router'],
+    [{ name: 'n', rules: ['drop in'] }, 'rules', 'a network without subnets has none'],
+    [{ name: 'n', mode: 'nat' }, 'subnets', 'a network of mode nat needs one'],
+    [{ ...bridge, subnets: ['10.0.0.0/24'] }, 'subnets', 'a bridge network has none'],
+    [{ ...bridge, dns: { enabled: false } }, 'dns', 'a bridge network has none: it has no router'],
+    [{ ...bridge, uplink: 'netdev:e0,address=dhcp' }, 'uplink', 'it takes netdev:IFNAME alone'],
+    [{ ...bridge, uplink: 'host' }, 'uplink', 'a bridge network needs netdev:IFNAME, not host'],
+    [
+      { name: 'n', subnets: ['10.0.0.0/24'], forwards: ['tcp:80 10.0.0.5'] },
+      'forwards',
+      'an isolated network has none',
+    ],
+  ]
+  for (const [given, path, sentence] of cases) {
+    const { code, message, path: at } = refusal(() => parseNetwork(given))
+    assert.deepEqual([code, at], ['ERR_INVALID', path], message)
+    assert.ok(message.includes(sentence), `${message} should say: ${sentence}`)
+  }
 })
 
 test('a bridge network has its uplink as a port', () => {
@@ -127,6 +153,11 @@ test('a bridge network has its uplink as a port', () => {
       ['uplink', 'netdev', 8192],
       ['vm1', 'tap', 1024],
     ],
+  )
+  // What is beyond the interface has routers and DHCP servers of its own.
+  assert.deepEqual(
+    network.ports.map((port) => port.allow),
+    [['spoofing', 'dhcp-server', 'router'], []],
   )
   assert.deepEqual(parseNetwork(writtenNetwork(network)), network)
   const twice = { ...writtenNetwork(network), uplink: 'netdev:eth1' }
@@ -164,6 +195,8 @@ test('property: VIDs and ports round trip', () => {
       native: fc.integer({ min: 1, max: 4094 }),
       mtu: fc.integer({ min: 576, max: 65521 }),
       isolated: fc.boolean(),
+      addresses: fc.subarray(['10.0.0.5', 'fd00::5', '2001:db8::1']),
+      allow: fc.subarray(['spoofing', 'dhcp-server', 'router']),
       link: fc.boolean(),
       queues: fc.integer({ min: 1, max: 16 }),
       netns: name,

@@ -6,14 +6,21 @@ import { Failure } from '../../src/control/failure.js'
 import type {
   Capture,
   CapturedFrame,
+  ConnectionEntry,
   Fabric,
   FabricEvent,
   FdbEntry,
+  Lease,
+  NeighborEntry,
   NetworkDefinition,
   PortDefinition,
   PortStatus,
+  RouteEntry,
+  RuleEntry,
   ShardStatus,
   StaticEntry,
+  TraceReport,
+  UplinkStatus,
 } from '../../src/control/model.js'
 
 interface FakeNetwork {
@@ -21,6 +28,8 @@ interface FakeNetwork {
   ports: Map<string, PortDefinition>
   learned: FdbEntry[]
   statics: StaticEntry[]
+  leases: Lease[]
+  connections: ConnectionEntry[]
 }
 
 export class FakeFabric implements Fabric {
@@ -38,7 +47,8 @@ export class FakeFabric implements Fabric {
   async start(network: NetworkDefinition): Promise<void> {
     this.did(`start ${network.name}`)
     const ports = new Map(network.ports.map((port) => [port.name, port]))
-    this.networks.set(network.name, { definition: network, ports, learned: [], statics: [...network.fdb] })
+    const tables = { learned: [], statics: [...network.fdb], leases: [], connections: [] }
+    this.networks.set(network.name, { definition: network, ports, ...tables })
   }
 
   async stop(network: string): Promise<void> {
@@ -75,7 +85,7 @@ export class FakeFabric implements Fabric {
 
   port(network: string, name: string): PortStatus {
     const { definition, ports } = this.network(network)
-    const { vlan, mac, mtu, isolated, link, macLimit, ...options } = ports.get(name) as PortDefinition
+    const { vlan, mac, mtu, isolated, link, macLimit, addresses, allow, ...options } = ports.get(name) as PortDefinition
     const broken = 'dev' in options && this.missing.has(options.dev)
     const counted = this.counters.get(`${network}/${name}`) ?? { packets: 0, bytes: 0 }
     return {
@@ -89,6 +99,8 @@ export class FakeFabric implements Fabric {
       isolated,
       link,
       macLimit,
+      addresses,
+      allow,
       offloads: [],
       receive: { ...counted, dropped: 1 },
       transmit: { ...counted, dropped: 0 },
@@ -142,9 +154,80 @@ export class FakeFabric implements Fabric {
     }
   }
 
+  leases(network: string): Lease[] {
+    return this.network(network).leases
+  }
+
+  async releaseLease(network: string, address: string): Promise<void> {
+    this.did(`releaseLease ${network} ${address}`)
+    const found = this.network(network)
+    found.leases = found.leases.filter((lease) => lease.address !== address)
+  }
+
+  neighbors(network: string): NeighborEntry[] {
+    return [...this.network(network).ports.keys()].map((port, index) => ({
+      address: `10.0.0.${index + 2}`,
+      mac: '52:54:00:00:00:01',
+      port,
+      state: 'reachable',
+      ageSeconds: 3,
+    }))
+  }
+
+  routes(network: string): RouteEntry[] {
+    const { subnets } = this.network(network).definition
+    return subnets.map(({ cidr }) => ({ destination: cidr, via: null, interface: network, origin: 'connected' }))
+  }
+
+  connections(network: string, limit: number): ConnectionEntry[] {
+    return this.network(network).connections.slice(0, limit)
+  }
+
+  async flushConnections(network: string): Promise<number> {
+    this.did(`flushConnections ${network}`)
+    return this.network(network).connections.splice(0).length
+  }
+
+  rules(network: string): RuleEntry[] {
+    const { rules } = this.network(network).definition
+    return rules.map((rule, index) => ({ number: index + 1, rule, packets: 7, bytes: 700 }))
+  }
+
+  uplink(network: string): UplinkStatus | null {
+    const { uplink } = this.network(network).definition
+    if (uplink === null) return null
+    const dev = uplink.startsWith('netdev:') ? (uplink.slice(7).split(',')[0] ?? '') : `weft-${network}`
+    const broken = this.missing.has(dev)
+    return {
+      kind: uplink.startsWith('netdev:') ? 'netdev' : 'host',
+      dev,
+      state: broken ? 'error' : 'up',
+      reason: broken ? `there is no interface ${dev}` : null,
+      mac: '52:54:00:00:00:fe',
+      addresses: ['192.0.2.2/24'],
+      gateways: ['192.0.2.1'],
+    }
+  }
+
+  async trace(network: string, port: string, packet: string): Promise<TraceReport> {
+    this.network(network)
+    return { steps: [`port ${port} receives ${packet}`], verdict: 'dropped: policy' }
+  }
+
   shards(): ShardStatus[] {
-    const fdb = { capacity: 1024, used: 1, learned: 2, expired: 0, evicted: 0, moved: 0, refused: 0 }
-    return [{ index: 0, pid: process.pid, restarts: 0, pool: { slots: 100, free: 99 }, fdb }]
+    return [
+      {
+        index: 0,
+        pid: process.pid,
+        restarts: 0,
+        pool: { slots: 100, free: 99 },
+        fdb: { capacity: 1024, used: 1, learned: 2, expired: 0, evicted: 0, moved: 0, refused: 0 },
+        neighbors: { capacity: 64, used: 3, evicted: 0, failed: 1 },
+        connections: { capacity: 512, used: 5, made: 9, expired: 4, evicted: 0, refused: 0, invalid: 2 },
+        mappings: { capacity: 512, used: 2, refused: 0 },
+        router: { packets: 1234, fragmentsHeld: 0, icmpSent: 1, icmpLimited: 0 },
+      },
+    ]
   }
 
   onEvent(listener: (event: FabricEvent) => void): void {
@@ -159,6 +242,14 @@ export class FakeFabric implements Fabric {
 
   learn(network: string, entry: { mac: string; vid: number; port: string }): void {
     this.network(network).learned.push({ ...entry, static: false, ageSeconds: 3 })
+  }
+
+  lease(network: string, lease: Lease): void {
+    this.network(network).leases.push(lease)
+  }
+
+  connect(network: string, connection: ConnectionEntry): void {
+    this.network(network).connections.push(connection)
   }
 
   count(network: string, port: string, packets: number, bytes: number): void {
@@ -176,7 +267,7 @@ export class FakeFabric implements Fabric {
 
   private network(name: string): FakeNetwork {
     const found = this.networks.get(name)
-    if (found === undefined) throw new Error(`the fabric was asked for network ${name}, which does not run`)
+    if (found === undefined) throw new Failure('ERR_NETWORK_INACTIVE', `network ${name}: is not active`)
     return found
   }
 

@@ -12,6 +12,7 @@ import type { NetworkDefinition } from '../../src/control/model.js'
 import { Networks } from '../../src/control/networks.js'
 import { execute, plan } from '../../src/control/plan.js'
 import { Store } from '../../src/control/store.js'
+import type { Surroundings } from '../../src/control/surroundings.js'
 import { FakeFabric } from './fake-fabric.js'
 
 let folder: string
@@ -21,11 +22,17 @@ let networks: Networks
 let lines: string[]
 let events: string[]
 
+const surroundings: Surroundings = {
+  bestUplink: () => 'host',
+  pickSubnets: () => ['10.200.0.0/24'],
+  usedBy: () => null,
+}
+
 async function open(configuration: unknown[] | null = null): Promise<void> {
   fabric = new FakeFabric()
   store = new Store(folder)
   lines = []
-  networks = new Networks(fabric, store, new Log('debug', (line) => lines.push(line)))
+  networks = new Networks(fabric, store, new Log('debug', (line) => lines.push(line)), surroundings)
   await networks.open(configuration)
   events = []
   networks.onEvent((event) => events.push(event.type))
@@ -55,7 +62,8 @@ const snapshot = () =>
 test('an empty state begins with the network default', () => {
   const [network] = networks.list(false)
   assert.equal(network?.name, 'default')
-  assert.equal(network?.mode, 'isolated')
+  assert.equal(network?.mode, 'nat')
+  assert.deepEqual([network?.subnets[0]?.cidr, network?.uplink], ['10.200.0.0/24', 'host'])
   assert.equal(network?.persistent, true)
   assert.deepEqual(fabric.calls, ['start default'])
 })
@@ -181,6 +189,7 @@ test('a refusal in the middle takes back what was done', async () => {
   await networks.addEntry('default', { mac: '52:54:00:00:00:01', port: 'a' })
   const wanted = {
     name: 'default',
+    mode: 'nat',
     mtu: 9000,
     ports: [
       { name: 'b', kind: 'tap', access: 4 },
@@ -278,6 +287,8 @@ test('property: a plan leads from any network to any other, and back', async () 
   })
   const network = fc.record({
     mtu: fc.constantFrom(1500, 9000),
+    subnets: fc.constant(['10.0.0.0/24']),
+    rules: fc.subarray(['drop in', 'accept out', 'reject local']),
     ports: fc.uniqueArray(port, { selector: (one) => one.name }),
   })
   const parsed = network
@@ -286,15 +297,16 @@ test('property: a plan leads from any network to any other, and back', async () 
       const fdb = one.ports.map((p, n) => ({ mac: `52:54:00:00:00:0${n}`, port: p.name }))
       return parseNetwork({ name: 'n', uuid: '6f0e8a52-3b1c-4f57-9c1e-0d2a4b6c8e10', ...one, fdb })
     })
-  const content = ({ ports, fdb, mtu }: { ports: Iterable<object>; fdb: object[]; mtu: number }) =>
-    [[...ports], fdb].map((list) => [...list].map((one) => JSON.stringify(one)).sort()).concat([[`${mtu}`]])
+  type Content = { ports: Iterable<object>; fdb: object[]; mtu: number; rules: string[] }
+  const content = ({ ports, fdb, mtu, rules }: Content) =>
+    [[...ports], fdb].map((list) => [...list].map((one) => JSON.stringify(one)).sort()).concat([[`${mtu}`], rules])
   const live = (fake: FakeFabric) => {
     const { definition, ports, statics } = fake.networks.get('n') as never as {
       definition: NetworkDefinition
       ports: Map<string, object>
       statics: object[]
     }
-    return content({ ports: ports.values(), fdb: statics, mtu: definition.mtu })
+    return content({ ports: ports.values(), fdb: statics, mtu: definition.mtu, rules: definition.rules })
   }
   await fc.assert(
     fc.asyncProperty(parsed, parsed, async (from, to) => {

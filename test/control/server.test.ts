@@ -78,6 +78,12 @@ test('health and metrics', async () => {
     assert.match(text, /^weft_port_drops_total\{network="default",port="vm1",reason="runt"\} 1$/m)
     assert.match(text, /^weft_networks\{state="active"\} 1$/m)
     assert.match(text, /^weft_pool_free\{shard="0"\} 99$/m)
+    assert.match(text, /^weft_connection_entries\{shard="0"\} 5$/m)
+    assert.match(text, /^weft_neighbor_failed_total\{shard="0"\} 1$/m)
+    assert.match(text, /^weft_mapping_entries\{shard="0"\} 2$/m)
+    assert.match(text, /^weft_router_packets_total\{shard="0"\} 1234$/m)
+    assert.match(text, /^weft_leases\{network="default"\} 0$/m)
+    assert.match(text, /^weft_rules\{network="default"\} 0$/m)
   }
   await client.call('port.remove', { network: 'default', name: 'vm1' })
   assert.doesNotMatch((await get('/metrics')).text, /vm1/)

@@ -33,6 +33,9 @@ export const GEOMETRY: Geometry = {
   largeSlots: 16,
   ports: 64,
   fdbCapacity: 1024,
+  neighborCapacity: 256,
+  connectionCapacity: 1024,
+  mappingCapacity: 1024,
   puntBytes: 1 << 18,
   injectBytes: 1 << 16,
 }

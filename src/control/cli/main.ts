@@ -11,6 +11,8 @@ import { addHostCommands } from './host.js'
 import { addNetworkCommands } from './network.js'
 import { addPortCommands } from './port.js'
 import { addRateCommands } from './rates.js'
+import { addRouterCommands } from './router.js'
+import { addTableCommands } from './tables.js'
 import { addUpCommand } from './up.js'
 
 const DONE = 0
@@ -30,6 +32,8 @@ function program(): Command {
   addNetworkCommands(weft)
   addPortCommands(weft)
   addFdbCommands(weft)
+  addTableCommands(weft)
+  addRouterCommands(weft)
   addRateCommands(weft)
   addCaptureCommand(weft)
   addHostCommands(weft)

@@ -3,7 +3,7 @@
  */
 import { readFileSync } from 'node:fs'
 import type { Command } from 'commander'
-import type { Methods, NetworkStatus } from '../client.js'
+import type { Methods, NetworkStatus, Subnet, UplinkStatus } from '../client.js'
 import { type Session, UsageError, defined, integer, talking } from './command.js'
 import { list, table } from './table.js'
 
@@ -16,11 +16,14 @@ export function addNetworkCommands(weft: Command): void {
   }).option('--all', 'those that are not active too')
 
   talking(network, 'create <name>', 'define a network and start it; from a FILE, a transient one', create)
-    .option('--mode <mode>', 'isolated (the default) or bridge; nat, route and open come later')
-    .option('--subnet <cidr>', 'subnet of the router (later)', (one: string, all: string[] = []) => [...all, one])
-    .option('--uplink <uplink>', 'netdev:IFNAME, the interface that a bridge network shares')
-    .option('--dhcp <range>', 'FROM-TO or off (later)')
-    .option('--domain <name>', 'DNS domain (later)')
+    .option('--mode <mode>', 'nat, route, open, isolated (the default) or bridge')
+    .option('--subnet <cidr>', 'subnet of the router; again for another (default: free ones)', several)
+    .option(
+      '--uplink <uplink>',
+      'host, netdev:IFNAME[,address=CIDR|dhcp][,gateway=ADDRESS] or none (default: the best)',
+    )
+    .option('--dhcp <range>', 'FROM-TO, the addresses that are leased, or off')
+    .option('--domain <name>', 'DNS domain of the guests (default: NAME.internal)')
     .option('--mtu <bytes>', 'bytes of an IP packet', integer)
     .option('--fdb-age <seconds>', 'how long an address is remembered', integer)
     .option('--autostart', 'start it with the daemon even if it was stopped')
@@ -43,12 +46,18 @@ export function addNetworkCommands(weft: Command): void {
   })
 
   talking(network, 'set <name>', 'change settings while it runs', async (session, [name = ''], options) => {
-    const { mtu, fdbAge: fdbAgeSeconds, autostart } = options
-    const settings = defined({ mtu, fdbAgeSeconds, autostart })
+    const settings = changes(options)
     if (Object.keys(settings).length === 0) throw new UsageError('give at least one setting')
     const result = await session.call('network.set', { name, ...settings })
     session.print(result, `network ${result.name} is changed`)
   })
+    .option('--mode <mode>', 'nat, route, open or isolated')
+    .option('--subnet <cidr>', 'have this subnet alone; again for another', several)
+    .option('--add-subnet <cidr>', 'have this one too', several)
+    .option('--remove-subnet <cidr>', 'have this one no longer', several)
+    .option('--uplink <uplink>', 'host, netdev:IFNAME… or none')
+    .option('--dhcp <range>', 'FROM-TO, the addresses that are leased, or off')
+    .option('--domain <name|none>', 'DNS domain of the guests')
     .option('--mtu <bytes>', 'bytes of an IP packet', integer)
     .option('--fdb-age <seconds>', 'how long an address is remembered', integer)
     .option('--autostart', 'start it with the daemon')
@@ -77,6 +86,25 @@ export function addNetworkCommands(weft: Command): void {
   exporting.addOption(exporting.createOption('--format <format>', 'of the text').choices(['yaml', 'json', 'xml']))
 }
 
+const several = (one: string, all: string[] = []): string[] => [...all, one]
+
+/** The options of `network set` as the API names them. */
+function changes(options: Record<string, unknown>): Record<string, unknown> {
+  const { mode, subnet, addSubnet, removeSubnet, uplink, dhcp, domain, mtu, fdbAge, autostart } = options
+  return defined({
+    mode,
+    subnets: subnet,
+    addSubnets: addSubnet,
+    removeSubnets: removeSubnet,
+    uplink,
+    dhcp,
+    domain: domain === 'none' ? null : domain,
+    mtu,
+    fdbAgeSeconds: fdbAge,
+    autostart,
+  })
+}
+
 async function create(session: Session, [name = '']: string[], options: Record<string, unknown>): Promise<void> {
   const { subnet, fdbAge, transient, ...others } = options
   delete others.socket
@@ -89,6 +117,7 @@ async function create(session: Session, [name = '']: string[], options: Record<s
     transient: transient === true || fromFile ? true : undefined,
   })
   const document = fromFile ? ((await readNetwork(name)) as object) : { name }
+  if (settings.domain === 'none') settings.domain = null
   const params = { ...document, ...settings } as Methods['network.create']['params']
   const result = await session.call('network.create', params)
   session.print(result, `network ${result.name} is active`)
@@ -119,9 +148,10 @@ function networkTable(networks: readonly NetworkStatus[]): string {
     one.autostart ? 'yes' : 'no',
     String(one.mtu),
     String(one.ports),
+    one.subnets.map(({ cidr }) => cidr).join(' ') || '-',
     one.uplink ?? '-',
   ])
-  const heading = ['NAME', 'MODE', 'STATE', 'PERSISTENT', 'AUTOSTART', 'MTU', 'PORTS', 'UPLINK']
+  const heading = ['NAME', 'MODE', 'STATE', 'PERSISTENT', 'AUTOSTART', 'MTU', 'PORTS', 'SUBNETS', 'UPLINK']
   return table(heading, rows, ['MTU', 'PORTS'])
 }
 
@@ -133,9 +163,26 @@ function networkList(one: NetworkStatus): string {
     ['state', one.active ? 'active' : 'inactive'],
     ['persistent', one.persistent ? 'yes' : 'no'],
     ['autostart', one.autostart ? 'yes' : 'no'],
+    ...one.subnets.map((subnet) => ['subnet', subnetLine(subnet)] as const),
+    ['domain', one.domain ?? '-'],
     ['uplink', one.uplink ?? '-'],
+    ...(one.uplinkStatus === null ? [] : uplinkLines(one.uplinkStatus)),
     ['mtu', String(one.mtu)],
     ['fdb age', `${one.fdbAgeSeconds} s`],
     ['ports', String(one.ports)],
   ])
+}
+
+function subnetLine({ cidr, gateway, dhcp }: Subnet): string {
+  const leases = dhcp === null ? 'no leases' : `leases ${dhcp.from} to ${dhcp.to}`
+  return `${cidr}, gateway ${gateway}, ${leases}`
+}
+
+function uplinkLines({ dev, state, reason, mac, addresses, gateways }: UplinkStatus): [string, string][] {
+  return [
+    ['uplink state', `${state}${reason === null ? '' : `: ${reason}`}`],
+    ['uplink device', `${dev}, MAC ${mac}`],
+    ['uplink addresses', addresses.join(' ') || '-'],
+    ['uplink gateways', gateways.join(' ') || '-'],
+  ]
 }

@@ -24,6 +24,8 @@ export function addPortCommands(weft: Command): void {
     .option('--mtu <bytes>', 'bytes of an IP packet', integer)
     .option('--mac-limit <n>', 'addresses that may be learned', integer)
     .option('--isolated', 'exchange frames only with ports that are not isolated')
+    .option('--address <ip>', 'address that the host may use beside its leases; again for another', several)
+    .option('--allow <what>', 'spoofing, dhcp-server or router; again for another', several)
     .option('--netns <name>', 'tap, netdev: network namespace, by name or process id')
     .option('--queues <n>', 'tap: queues', integer)
     .option('--owner <user>', 'tap: user that may open the device')
@@ -54,6 +56,8 @@ export function addPortCommands(weft: Command): void {
     .option('--mac-limit <n|none>', 'addresses that may be learned', integerOrNone)
     .option('--isolated', 'exchange frames only with ports that are not isolated')
     .option('--no-isolated', 'exchange frames with all')
+    .option('--address <ip|none>', 'addresses that the host may use beside its leases, all of them', several)
+    .option('--allow <what|none>', 'spoofing, dhcp-server or router, all of them', several)
     .option('--netns <name|none>', 'tap, netdev: network namespace, by name or process id')
     .option('--queues <n>', 'tap: queues', integer)
     .option('--owner <user|none>', 'tap: user that may open the device')
@@ -85,15 +89,19 @@ function kindOptions(command: Command): void {
 
 /** The options as the API names them. An option that is on by default is told only when it is off. */
 function portOptions(options: Record<string, unknown>): Record<string, unknown> {
-  const { offloads, ...others } = options
+  const { offloads, address, ...others } = options
   delete others.socket
   delete others.json
-  return defined({ ...others, offloads: offloads === false ? false : undefined })
+  return defined({ ...others, addresses: address, offloads: offloads === false ? false : undefined })
 }
+
+const several = (one: string, all: string[] = []): string[] => [...all, one]
 
 /** `none` takes a setting back to its default. */
 function withNulls(settings: Record<string, unknown>): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, value === 'none' ? null : value]))
+  const isNone = (value: unknown): boolean =>
+    value === 'none' || (Array.isArray(value) && value.length === 1 && isNone(value[0]))
+  return Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, isNone(value) ? null : value]))
 }
 
 function vlan({ vlan: { mode, access, native, trunk } }: PortStatus): string {
@@ -142,6 +150,8 @@ function portList(one: PortStatus): string {
     ['mtu', String(one.mtu)],
     ['link', one.link ? 'up' : 'down'],
     ['isolated', one.isolated ? 'yes' : 'no'],
+    ['addresses', one.addresses.join(' ') || '-'],
+    ['allow', one.allow.join(' ') || '-'],
     ['offloads', one.offloads.join(' ') || '-'],
     ['receive', traffic(one.receive)],
     ['transmit', traffic(one.transmit)],

@@ -3,6 +3,7 @@
  */
 import type { Command } from 'commander'
 import { LOG_LEVELS, Log, type LogLevel } from '../log.js'
+import type { NetworkStatus } from '../model.js'
 import { defaultSocket, defaultState } from '../places.js'
 import { filePath, print, say } from './command.js'
 
@@ -64,13 +65,19 @@ async function up(options: UpOptions & { socket: string }): Promise<void> {
       group: options.group ?? null,
       configuration: options.config ?? null,
     },
-    { log, native, fabric: () => createFabric((reason) => end(reason, 1)) },
+    {
+      log,
+      native,
+      fabric: () =>
+        createFabric({
+          stateFolder: options.state,
+          onGivenUp: (reason) => end(reason, 1),
+          onProblem: (reason) => log.warn(reason),
+        }),
+    },
   )
   print(`weft: ready on ${options.socket}`)
-  greet(
-    options.socket,
-    daemon.networks.list(false).map((network) => network.name),
-  )
+  greet(options.socket, daemon.networks.list(false))
   const { reason, status } = await ending
   if (status === 0) log.info(`${reason}: closing`)
   else log.error(`${reason}: giving up`)
@@ -80,12 +87,14 @@ async function up(options: UpOptions & { socket: string }): Promise<void> {
 }
 
 /** How to go on from here, in words to copy. */
-function greet(socket: string, networks: readonly string[]): void {
+function greet(socket: string, networks: readonly NetworkStatus[]): void {
   const to = socket === defaultSocket() ? '' : ` --socket ${socket}`
   const [network] = networks
   if (network === undefined) return
+  const { name, mode, subnets, uplink } = network
   const path = socket.replace(/[^/]*$/, 'vm1.sock')
-  say(`weft: network ${network} is active. To attach a guest, in another terminal:`)
-  say(`weft:   npx weft port add ${network} vm1 --kind qemu --path ${path}${to}`)
-  say(`weft:   qemu-system-x86_64 … $(npx weft qemu ${network} vm1${to})`)
+  const parts = [mode, ...subnets.map((subnet) => subnet.cidr), ...(uplink === null ? [] : [`uplink ${uplink}`])]
+  say(`weft: network ${name} is active (${parts.join(', ')}). To attach a guest, in another terminal:`)
+  say(`weft:   npx weft port add ${name} vm1 --kind qemu --path ${path}${to}`)
+  say(`weft:   qemu-system-x86_64 … $(npx weft qemu ${name} vm1${to})`)
 }

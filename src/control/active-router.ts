@@ -1,0 +1,452 @@
+/**
+ * The router of a running network: its place on the guests' segment, its uplink, its services, and what of all this the
+ * shard must know.
+ *
+ * The router is a port of its own on the segment (PORT_GATEWAY). `compile` makes the whole of its configuration; it is
+ * told when it differs from what was told last: after a change of the definition, a lease that a forward names, an
+ * uplink that got other addresses. Addresses that belong to ports (leases, assigned ones) are bound one by one.
+ *
+ * Frames for services come from the punt ring by `handle`, and answers go through the inject ring.
+ */
+import { contains, formatIp, ipBytes, linkLocalOf, networkOf, parseIp, parseNetwork } from '../services/address.js'
+import type { Ip, Prefix } from '../services/address.js'
+import { readResolvers, watchResolvers } from '../services/host-network.js'
+import { LeaseJournal } from '../services/lease-journal.js'
+import type { Lease, LeaseEvent } from '../services/leases.js'
+import type { CompiledPort } from '../dataplane/port-table.js'
+import { PORT_GATEWAY, PORT_LINK } from '../dataplane/port-table.js'
+import * as routerTable from '../dataplane/router/router-table.js'
+import type { CompiledForward, CompiledNat, CompiledRoute, CompiledRouter } from '../dataplane/router/router-table.js'
+import { TIMEOUTS } from '../dataplane/router/conntrack.js'
+import type { ActivePort } from './active-port.js'
+import { ActiveUplink } from './active-uplink.js'
+import { GatewayServices, resolveGuest, sitesOf } from './gateway-services.js'
+import { macBytes, macWords, stableMac } from './mac.js'
+import type { FabricEvent, Lease as LeaseStatus, NetworkDefinition, RouteEntry, UplinkStatus } from './model.js'
+import { parseRules } from './rule.js'
+import { compileRules, defaultPolicies } from './rule-compile.js'
+import type { Shard } from './shard.js'
+import { parseUplink } from './uplink.js'
+
+const { FILTER_ADDRESS, FILTER_ADDRESS_AND_PORT, FILTER_NONE } = routerTable
+const FILTERS = { 'address-and-port': FILTER_ADDRESS_AND_PORT, address: FILTER_ADDRESS, none: FILTER_NONE }
+const PROTOCOLS = { tcp: 6, udp: 17 }
+/** What the router's own port takes unfinished: everything, nothing is sent out of it. */
+const ALL_OFFLOADS = 15
+const PROBE_MILLIS = 120
+
+/** What a router needs of the fabric it runs in. */
+export interface RouterHost {
+  readonly shard: Shard
+  /** a file for the network's leases; null: they end with the daemon */
+  leaseFile(uuid: string): string | null
+  takePort(): number
+  setPort(number: number, port: ActivePort): void
+  givePort(number: number): void
+  takeSegment(): number
+  giveSegment(number: number): void
+  /** the name of the port of this number */
+  portName(number: number): string | null
+  /** the port of this name on the guests' segment */
+  portNumber(name: string): number | null
+  /** the segment of another active network with a router */
+  segmentOf(network: string): number | null
+  /** the links of all uplinks, and the subnets of all networks */
+  prefixes(): Prefix[]
+  /** puts a frame out of one of the router's own ports */
+  inject(port: number, frame: Uint8Array): void
+  /** whether an address is in use by another than `mac`, as far as the shard knows */
+  isUsed(segment: number, address: Ip, mac: string): boolean
+  uplinkChanged(status: UplinkStatus): void
+  problem(reason: string): void
+  tell(event: FabricEvent): void
+}
+
+/** Whether a network of this definition has a router. */
+export function isRouted(network: NetworkDefinition): boolean {
+  return network.mode !== 'bridge' && network.subnets.length > 0
+}
+
+export class ActiveRouter {
+  readonly gatewayPort: number
+  readonly mac: string
+  readonly services: GatewayServices
+  private definition: NetworkDefinition
+  private readonly zone: number
+  private readonly host: RouterHost
+  private uplink: ActiveUplink | null = null
+  private told = ''
+  private readonly stopWatching: () => void
+  private isClosed = false
+
+  constructor(definition: NetworkDefinition, zone: number, host: RouterHost) {
+    this.definition = definition
+    this.zone = zone
+    this.host = host
+    this.gatewayPort = host.takePort()
+    this.mac = stableMac(definition.uuid, 'gateway')
+    const file = host.leaseFile(definition.uuid)
+    const journal = file === null ? null : new LeaseJournal(file)
+    for (const { line, reason } of journal?.problems ?? []) host.problem(`leases ${file}: line ${line}: ${reason}`)
+    this.services = new GatewayServices(definition, {
+      mac: macBytes(this.mac),
+      journal,
+      send: (frame) => host.inject(this.gatewayPort, frame),
+      probe: (address, mac) => this.probe(address, mac),
+      onLease: (event, lease) => this.leaseChanged(event, lease),
+      onProblem: (reason) => host.problem(reason),
+      resolvers: () => this.resolvers(),
+      taken: () => this.definition.ports.flatMap(({ addresses }) => addresses.map((text) => parseIp(text)!)),
+      hasWayOut6: () => this.uplink?.gateways.some((ip) => ip.length === 4) ?? false,
+    })
+    this.stopWatching = watchResolvers(() => this.services.retune())
+  }
+
+  /** The router's own port, as the segment's configuration has it. */
+  compiledPort(mtu: number): CompiledPort {
+    return {
+      port: this.gatewayPort,
+      flags: PORT_LINK | PORT_GATEWAY,
+      mtu,
+      pvid: 0,
+      vids: [],
+      offloads: ALL_OFFLOADS,
+      macLimit: 1,
+    }
+  }
+
+  /** Starts it, once the segment is configured. Rejects if the uplink cannot be opened and `patient` is false. */
+  async start(patient: boolean): Promise<void> {
+    const { low, high } = macWords(this.mac)
+    await this.ask({ do: 'static', low, keyHigh: high, network: this.zone, port: this.gatewayPort })
+    await this.openUplink(patient)
+    await this.configure()
+    for (const port of this.definition.ports) await this.bindPort(port.name)
+    this.services.start()
+    this.announce()
+  }
+
+  async change(definition: NetworkDefinition): Promise<void> {
+    const before = this.definition
+    this.definition = definition
+    const linkOf = ({ uplink, subnets }: NetworkDefinition): string =>
+      JSON.stringify([uplink, subnets.some(({ cidr }) => cidr.includes(':'))])
+    if (linkOf(before) !== linkOf(definition)) {
+      await this.closeUplink()
+      try {
+        await this.openUplink(false)
+      } catch (error) {
+        this.definition = before
+        await this.closeUplink()
+        await this.openUplink(true)
+        throw error
+      }
+    } else {
+      this.uplink?.change(definition)
+    }
+    this.services.configure(definition)
+    await this.configure()
+    this.announce()
+  }
+
+  /** Tells the shard what it does not know yet. */
+  async configure(): Promise<void> {
+    if (this.isClosed) return
+    const router = this.compile()
+    const text = JSON.stringify(router)
+    if (text === this.told) return
+    this.told = text
+    try {
+      await this.ask({ do: 'router', zone: this.zone, router })
+    } catch (error) {
+      this.told = ''
+      throw error
+    }
+    this.services.rerouted()
+  }
+
+  /** A new shard process. Bindings are in the arena, which it has taken over. */
+  async restore(): Promise<void> {
+    this.told = ''
+    await this.uplink?.restore()
+    await this.configure()
+  }
+
+  async close(): Promise<void> {
+    this.stopWatching()
+    this.services.close()
+    await this.closeUplink()
+    this.isClosed = true
+    await this.ask({ do: 'router', zone: this.zone, router: null })
+    this.host.givePort(this.gatewayPort)
+  }
+
+  // ---- ports ----
+
+  /** Binds what belongs to a port: assigned addresses, and the leases that it holds. */
+  async bindPort(name: string): Promise<void> {
+    const port = this.host.portNumber(name)
+    const definition = this.definition.ports.find((one) => one.name === name)
+    if (port === null || definition === undefined) return
+    const mac = definition.mac === null ? { low: 0, high: 0 } : macWords(definition.mac)
+    for (const text of definition.addresses) {
+      const ip = parseIp(text)!
+      await this.ask({ do: 'bind', segment: this.zone, ip, macLow: mac.low, macHigh: mac.high, port })
+    }
+    for (const lease of this.services.leases.list()) if (lease.port === name) await this.bindLease(lease)
+  }
+
+  /** A port has gone for good: its leases end. */
+  releasePort(name: string): void {
+    this.services.releasePort(name)
+  }
+
+  /** What the router knows of the hosts behind a port goes. */
+  async leavePort(number: number): Promise<void> {
+    await this.ask({ do: 'leave', segment: this.zone, port: number })
+  }
+
+  // ---- frames ----
+
+  handle(segment: number, frame: Uint8Array, port: number, isUnfinished: boolean): void {
+    if (segment !== this.zone) {
+      this.uplink?.handle(frame)
+      return
+    }
+    const name = this.host.portName(port)
+    if (name !== null) this.services.handle(frame, name, isUnfinished)
+  }
+
+  owns(segment: number): boolean {
+    return segment === this.zone || segment === this.uplink?.segment
+  }
+
+  // ---- what is shown ----
+
+  uplinkStatus(): UplinkStatus | null {
+    return this.uplink?.status() ?? null
+  }
+
+  /** The segment of the uplink, -1: none. */
+  uplinkSegment(): number {
+    return this.uplink?.segment ?? -1
+  }
+
+  prefixes(): Prefix[] {
+    return [...sitesOf(this.definition).map(({ subnet }) => subnet), ...(this.uplink?.prefixes() ?? [])]
+  }
+
+  leases(): LeaseStatus[] {
+    return this.services.leases.list().map(leaseStatus)
+  }
+
+  async releaseLease(address: string): Promise<void> {
+    const ip = parseIp(address)
+    if (ip !== null) this.services.leases.release(ip, Date.now() / 1000)
+  }
+
+  routes(): RouteEntry[] {
+    const name = (segment: number): string => (segment === this.uplink?.segment ? 'uplink' : this.definition.name)
+    return this.compileRoutes().map(({ ip, prefix, segment, gateway, origin, network }) => ({
+      destination: `${formatIp(ip)}/${prefix}`,
+      via: gateway === null ? null : formatIp(gateway),
+      interface: network ?? name(segment),
+      origin,
+    }))
+  }
+
+  // ---- compiling ----
+
+  private compile(): CompiledRouter {
+    const { definition, uplink, host } = this
+    const { low, high } = macWords(this.mac)
+    const sites = sitesOf(definition)
+    const forwards = this.compileForwards()
+    const uplinkSegment = uplink?.compileSegment(forwards.flatMap(({ ip }) => (ip === null ? [] : [ip]))) ?? null
+    const { connections, nat, mode } = definition
+    return {
+      zone: this.zone,
+      lan: {
+        segment: this.zone,
+        gatewayPort: this.gatewayPort,
+        macLow: low,
+        macHigh: high,
+        vid: 0,
+        mtu: definition.mtu,
+        addresses: [
+          ...sites.map(({ subnet, gateway }) => ({ ip: gateway, prefix: subnet.prefix })),
+          { ip: linkLocalOf(macBytes(this.mac)), prefix: 64 },
+        ],
+        proxied: [],
+        services: this.serviceBits(),
+      },
+      uplink: uplinkSegment,
+      routes: this.compileRoutes()
+        .map(({ ip, prefix, segment, gateway }): CompiledRoute => ({ ip, prefix, segment, gateway }))
+        .toSorted((a, b) => b.prefix - a.prefix),
+      nat: mode === 'nat' ? this.compileNat() : [],
+      filtering: FILTERS[nat.filtering],
+      forwards,
+      isOpen: mode === 'open',
+      firewall: compileRules(parseRules(definition.rules, definition.sets), definition.sets, {
+        policies: defaultPolicies(mode),
+        portNumber: (name) => host.portNumber(name),
+      }),
+      timeouts: TIMEOUTS.map(({ name, seconds }) => connections.timeouts[name] ?? seconds),
+      connectionLimit: connections.limit,
+      portLimit: connections.portLimit,
+    }
+  }
+
+  private serviceBits(): number {
+    const { subnets, dns } = this.definition
+    const has4 = subnets.some(({ cidr }) => !cidr.includes(':'))
+    const has6 = subnets.some(({ cidr }) => cidr.includes(':'))
+    const leases4 = subnets.some(({ cidr, dhcp }) => !cidr.includes(':') && dhcp !== null)
+    return (
+      (has4 && (leases4 || this.definition.dhcp.reservations.length > 0) ? routerTable.SERVICE_DHCP : 0) |
+      (has6 ? routerTable.SERVICE_DHCP6 | routerTable.SERVICE_ROUTER_ADVERTISEMENT : 0) |
+      (dns.enabled ? routerTable.SERVICE_DNS : 0)
+    )
+  }
+
+  private compileNat(): CompiledNat[] {
+    const { nat } = this.definition
+    const first = (words: number) => this.uplink?.addresses.find(({ ip }) => ip.length === words)
+    return [first(1), nat.ipv6 ? first(4) : undefined].flatMap((address) =>
+      address === undefined ? [] : [{ ip: address.ip, firstPort: nat.firstPort, lastPort: nat.lastPort }],
+    )
+  }
+
+  /** A forward to a name has the families in which the name has an address now. */
+  private compileForwards(): CompiledForward[] {
+    return this.definition.forwards.flatMap((forward) =>
+      ([4, 6] as const).flatMap((family): CompiledForward[] => {
+        const to = resolveGuest(this.definition, this.services.leases, forward.to, family)
+        const ip = forward.address === null ? null : parseIp(forward.address)
+        if (to === null || (ip !== null && ip.length !== to.length)) return []
+        const { firstPort, lastPort, toPort } = forward
+        return [{ protocol: PROTOCOLS[forward.protocol], family, ip, firstPort, lastPort, to, toPort }]
+      }),
+    )
+  }
+
+  private compileRoutes(): ShownRoute[] {
+    const { definition, uplink, zone } = this
+    const connected = sitesOf(definition).map(({ subnet }) => ({
+      ...networkOf(subnet),
+      segment: zone,
+      gateway: null,
+      origin: 'connected' as const,
+    }))
+    const fixed = definition.routes.flatMap(({ destination, via }): ShownRoute[] => {
+      const prefix = parseNetwork(destination)
+      const gateway = parseIp(via)
+      if (prefix === null) return []
+      const origin = 'static' as const
+      if (gateway === null) {
+        const segment = this.host.segmentOf(via)
+        return segment === null ? [] : [{ ...prefix, segment, gateway: null, origin, network: via }]
+      }
+      const isOutside = !sitesOf(definition).some(({ subnet }) => contains(subnet, gateway))
+      if (isOutside && uplink === null) return []
+      return [{ ...prefix, segment: isOutside && uplink !== null ? uplink.segment : zone, gateway, origin }]
+    })
+    const outside = (uplink?.compileRoutes() ?? []).map((route) => ({
+      ...route,
+      origin: route.gateway === null ? ('connected' as const) : ('default' as const),
+    }))
+    return [...connected, ...fixed, ...outside]
+  }
+
+  // ---- the uplink ----
+
+  private async openUplink(patient: boolean): Promise<void> {
+    const parsed = parseUplink(this.definition.uplink, 'uplink')
+    if (parsed === null || this.definition.mode === 'isolated') return
+    this.uplink = new ActiveUplink(this.definition, parsed, this.host, () => {
+      this.configure().catch((error: Error) => this.host.problem(error.message))
+      this.services.retune()
+    })
+    await this.uplink.open(patient)
+  }
+
+  private async closeUplink(): Promise<void> {
+    const { uplink } = this
+    this.uplink = null
+    await uplink?.close()
+  }
+
+  private resolvers(): string[] {
+    const own = readResolvers().servers
+    return own.length > 0 ? own : (this.uplink?.resolvers() ?? [])
+  }
+
+  // ---- leases ----
+
+  private leaseChanged(event: LeaseEvent, lease: Lease): void {
+    if (event === 'granted' || event === 'renewed') void this.bindLease(lease).catch(ignore)
+    else void this.unbindLease(lease).catch(ignore)
+    if (this.definition.forwards.some(({ to }) => parseIp(to) === null)) void this.configure().catch(ignore)
+    this.host.tell({ type: `lease.${event}`, network: this.definition.name, lease: leaseStatus(lease) })
+  }
+
+  private async bindLease({ address, mac, port: name }: Lease): Promise<void> {
+    const port = this.host.portNumber(name)
+    if (port === null) return
+    const { low, high } = macWords(mac)
+    await this.ask({ do: 'bind', segment: this.zone, ip: address, macLow: low, macHigh: high, port })
+  }
+
+  private async unbindLease({ address }: Lease): Promise<void> {
+    await this.ask({ do: 'unbind', segment: this.zone, ip: address })
+  }
+
+  /** Asks the guests' segment who has an IPv4 address, and looks whether somebody has answered. */
+  private async probe(address: Ip, mac: string): Promise<boolean> {
+    if (address.length !== 1) return false
+    const site = sitesOf(this.definition).find(({ subnet }) => contains(subnet, address))
+    if (site === undefined) return false
+    this.host.inject(this.gatewayPort, arpQuestion(macBytes(this.mac), site.gateway, address))
+    await new Promise((resolve) => setTimeout(resolve, PROBE_MILLIS))
+    return this.host.isUsed(this.zone, address, mac)
+  }
+
+  private announce(): void {
+    for (const { gateway } of sitesOf(this.definition))
+      if (gateway.length === 1) void this.ask({ do: 'announce', segment: this.zone, ip: gateway[0] }).catch(ignore)
+  }
+
+  private ask(request: Parameters<Shard['ask']>[0]): Promise<number> {
+    return this.host.shard.ask(request)
+  }
+}
+
+const ignore = (): undefined => undefined
+
+/** A route with what is shown of it: where it comes from, and the network it leads to, if that is another one. */
+type ShownRoute = CompiledRoute & { origin: RouteEntry['origin']; network?: string }
+
+function leaseStatus(lease: Lease): LeaseStatus {
+  const { text, mac, hostname, port, expiresAt, reserved } = lease
+  return {
+    address: text,
+    mac,
+    hostname,
+    port,
+    expiresAt: Number.isFinite(expiresAt) ? new Date(expiresAt * 1000).toISOString() : null,
+    reserved,
+  }
+}
+
+/** An ARP request of the router's, as a frame (RFC 826). */
+function arpQuestion(mac: Uint8Array, sender: Ip, target: Ip): Uint8Array {
+  const frame = new Uint8Array(42)
+  frame.fill(255, 0, 6)
+  frame.set(mac, 6)
+  frame.set([8, 6, 0, 1, 8, 0, 6, 4, 0, 1], 12)
+  frame.set(mac, 22)
+  frame.set(ipBytes(sender), 28)
+  frame.set(ipBytes(target), 38)
+  return frame
+}

@@ -1,0 +1,97 @@
+/**
+ * An entry of the table of connections, word by word, and the timeouts by which entries expire. `connections.ts` says
+ * how the table works; other files take these names from there.
+ *
+ *   line 0  both keys (IPv4), status, lists: all that most packets need
+ *   line 1  TCP's windows, packets and bytes of each direction
+ *   line 2  the rest of IPv6 addresses
+ *   line 3  what is read seldom
+ *
+ * Standards: RFC 4787 REQ-5, RFC 5382 REQ-5, RFC 5508 REQ-2 for the timeouts.
+ */
+import * as layout from '../layout.js'
+
+const { CONNECTION_SHIFT } = layout
+
+export const CONN_WORDS = 1 << CONNECTION_SHIFT
+// Words of an entry.
+export const CONN_ZONES = 0 // zone in bits 0 to 11, that of the replies in bits 12 to 23, protocol in bits 24 to 31
+export const CONN_SOURCE = 1 // IPv4 address, or the first word of an IPv6 address, as those below
+export const CONN_DESTINATION = 2
+export const CONN_PORTS = 3 // source << 16 | destination
+export const CONN_REPLY_SOURCE = 4
+export const CONN_REPLY_DESTINATION = 5
+export const CONN_REPLY_PORTS = 6
+export const CONN_STATUS = 7 // STATUS_*
+export const CONN_SEEN = 8 // second of HEADER_NOW, up to a 64th of the timeout ago
+export const CONN_NEIGHBOR = 9 // of the router: neighbor + 1; 0: not known
+export const CONN_REPLY_NEIGHBOR = 10
+export const CONN_GENERATION = 11 // of the router: whether the two are still right
+export const CONN_OWNER = 12 // port
+export const CONN_MAPPING = 13 // entry of `mappings.ts` + 1; 0: none
+export const CONN_OLDER = 14 // neighbour in its list, -1: none
+export const CONN_NEWER = 15
+export const CONN_TCP = 16 // of `conntrack-tcp.ts`: 4 words a direction
+export const CONN_COUNTERS = 24 // four Float64: packets and bytes of the original direction, of the replies
+export const CONN_IP6 = 32 // words 1 to 3 of the addresses, at IP6_* from here
+export const CONN_REOPEN = 44 // of `conntrack-tcp.ts`: 2 words
+export const CONN_CREATED = 48 // second of HEADER_NOW
+export const CONN_RULE = 49 // of the router
+export const CONN_MAP_NEXT = 50 // of `mappings.ts`: the connections of a mapping
+export const CONN_MAP_PREVIOUS = 51
+export const CONN_ORDER = 52 // counts placements at the end of a list, wraps
+export const CONN_END = 63 // of entry 0: first entry that was never used
+
+export const IP6_SOURCE = 0
+export const IP6_DESTINATION = 3
+export const IP6_REPLY_SOURCE = 6
+export const IP6_REPLY_DESTINATION = 9
+
+// CONN_STATUS: bits; the protocol's state from STATE_SHIFT on (4 bits), TIMEOUT_* from CLASS_SHIFT on (3 bits), WORTH_*
+// from WORTH_SHIFT on (2 bits).
+export const STATUS_IP6 = 0x01
+export const STATUS_REPLIED = 0x02 // a reply was seen
+export const STATUS_ASSURED = 0x04 // both ends have shown that they mean it
+export const STATUS_SNAT = 0x08 // the source is translated
+export const STATUS_DNAT = 0x10 // the destination is translated
+export const STATUS_LOCAL = 0x20 // of the router
+export const STATUS_LIVE = 0x40 // the entry is whole
+export const STATE_SHIFT = 8
+export const CLASS_SHIFT = 16
+export const WORTH_SHIFT = 19
+/** Class and worth together: the number of the list that the entry stands in. */
+export const LIST_MASK = 0x1f
+
+/** What gives way first. */
+export const WORTH_UNPROVEN = 0
+export const WORTH_ENDING = 1
+export const WORTH_KEPT = 2
+
+/** Timeouts by number. */
+export const TIMEOUT_TCP_SYN = 0
+export const TIMEOUT_TCP_ESTABLISHED = 1
+export const TIMEOUT_TCP_CLOSING = 2
+export const TIMEOUT_TCP_RESET = 3
+export const TIMEOUT_UDP_NEW = 4
+export const TIMEOUT_UDP = 5
+export const TIMEOUT_ICMP = 6
+export const TIMEOUT_OTHER = 7
+
+/** Their names and defaults, none below what RFC 4787, 5382 and 5508 ask for. */
+export const TIMEOUTS: readonly { name: string; seconds: number }[] = [
+  { name: 'tcp-syn', seconds: 240 }, // until both ends have answered
+  { name: 'tcp-established', seconds: 7440 },
+  { name: 'tcp-closing', seconds: 240 }, // when both ends have closed
+  { name: 'tcp-reset', seconds: 10 },
+  { name: 'udp-new', seconds: 120 }, // without a reply
+  { name: 'udp', seconds: 300 },
+  { name: 'icmp', seconds: 60 },
+  { name: 'other', seconds: 600 },
+]
+
+/** The timeout of a connection whose first packet has this protocol: TCP, UDP and UDP-Lite, ICMP, or another. */
+export function firstTimeout(protocol: number): number {
+  if (protocol === 6) return TIMEOUT_TCP_SYN
+  if (protocol === 17 || protocol === 136) return TIMEOUT_UDP_NEW
+  return protocol === 1 || protocol === 58 ? TIMEOUT_ICMP : TIMEOUT_OTHER
+}

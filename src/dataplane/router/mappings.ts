@@ -1,0 +1,480 @@
+/**
+ * Mappings: which outside port a guest's port has (NAPT with endpoint-independent mapping).
+ *
+ *   inside:  zone, protocol, address, port, at which outside address  -->  outside port
+ *   outside: zone, protocol, outside address, port                    -->  the same entry
+ *
+ * A guest's port has one outside port, whatever it talks to (RFC 4787 REQ-1, RFC 5382 REQ-1, RFC 5508 REQ-1), at the
+ * one outside address of its zone and family (REQ-2), and no two share one (REQ-3b). `port-range.ts` chooses it: the same
+ * if it is free, else a random one, of the same parity, never a forward's. What outsiders may send to it is asked for
+ * each new connection: `mayEnter` (REQ-8, RFC 5382 REQ-3).
+ *
+ * A mapping lives by its connections, which it has in a list; it has no timer of its own, so what refreshes it, and how
+ * TCP's end shortens it (RFC 7857 section 2), is `conntrack.ts`. After the last one it is idle for IDLE_SECONDS: nobody
+ * may enter, but its port goes to nobody else (RFC 6888 REQ-8), and a new connection of the same guest's port has it
+ * again. Error messages never end one (RFC 4787 REQ-12).
+ *
+ *   protocol               port                       range
+ *   TCP, UDP               source port                the zone's
+ *   ICMP, ICMPv6           identifier of a query      the same numbers
+ *   others                 kept as it is, or 0        any: one guest at a time has the outside port
+ *
+ * Capacity: the arena's section; OWNER_LIMIT a port of the switch; the ports of the range. At each limit an idle mapping
+ * gives way, the oldest: of the owner at its limit, of the range when that is full, of the port that has most idle ones
+ * when the table is full. If none is idle, the new one is refused and counted.
+ *
+ * The entries are in the arena; lists and bitmaps are this process's own. One that takes over makes them anew from whole
+ * entries (MAP_KEY is written last, and cleared first) and from the connections' CONN_MAPPING: so `connections.ts` takes
+ * over before. Entries from MAP_END of entry 0 on were never used; their memory is not touched.
+ *
+ * Not done here: rewriting (`rewrite.ts`); forwards (`zone.ts`), which are found before a mapping is asked for; protocol
+ * helpers, of which there are none (RFC 4787 REQ-10).
+ */
+import * as layout from '../layout.js'
+import type { Arena } from '../layout.js'
+import * as portTable from '../port-table.js'
+import * as connectionTable from './connections.js'
+import { KeyedHash } from './hash-index.js'
+import * as headers from './headers.js'
+import type { Flow } from './headers.js'
+import { IdleMappings } from './idle-mappings.js'
+import * as mappingEntry from './mapping-entry.js'
+import { MappingKeys, isAt, keyOf } from './mapping-entry.js'
+import { OutsideAddress, type PortRange, type Random } from './port-range.js'
+import * as routerTable from './router-table.js'
+import type { CompiledForward, CompiledNat } from './router-table.js'
+
+// a module's own constants are folded into the machine code, imported ones are not: see layout.ts
+const {
+  CONNECTION_SHIFT,
+  HEADER_MAPPINGS_REFUSED,
+  HEADER_MAPPINGS_USED,
+  HEADER_MAPPING_CAPACITY,
+  HEADER_TIME_NANOS,
+  MAPPING_SHIFT,
+} = layout
+const { NETWORKS_MAX } = portTable
+const {
+  CONN_DESTINATION,
+  CONN_END,
+  CONN_IP6,
+  CONN_MAPPING,
+  CONN_MAP_NEXT,
+  CONN_MAP_PREVIOUS,
+  CONN_PORTS,
+  CONN_SOURCE,
+  CONN_STATUS,
+  CONN_ZONES,
+  IP6_DESTINATION,
+  IP6_SOURCE,
+  STATUS_LIVE,
+} = connectionTable
+const { PROTOCOL_TCP, PROTOCOL_UDP } = headers
+const { FILTER_ADDRESS, FILTER_NONE } = routerTable
+const { MAP_CONNECTIONS, MAP_END, MAP_IDLE_SINCE, MAP_INSIDE, MAP_KEY, MAP_OUTSIDE, MAP_OWNER, MAP_PORTS } =
+  mappingEntry
+
+/** Mappings that one port of the switch may have. */
+export const OWNER_LIMIT = 8192
+/** How long a port is kept after its last connection. */
+export const IDLE_SECONDS = 120
+/** `mayEnter` asks this many of a mapping's connections, the newest. */
+export const ASKED_MAX = 256
+/** Entries forgotten in one sweep, so that no sweep holds up the frames. */
+const SWEEP_LIMIT = 2048
+/** Idle mappings that give way for one new one: those whose ports have left the range make no room. */
+const GIVE_WAY_MAX = 16
+const PURPOSE_RANDOM = 5
+/** Seconds and an entry in one number to sort. */
+const ENTRIES_MAX = 2 ** 24
+
+/** Random numbers for ports: a counter, hashed under the arena's secret, so that those seen tell nothing of the next. */
+class HashedCounter implements Random {
+  private readonly keyed: KeyedHash
+  private readonly start: number
+  private counter = 0
+
+  constructor(header: Int32Array) {
+    this.keyed = new KeyedHash(header, PURPOSE_RANDOM)
+    this.start = header[HEADER_TIME_NANOS]
+  }
+
+  next(): number {
+    this.counter = (this.counter + 1) | 0
+    return this.keyed.mix(this.counter, this.start, 0, 0)
+  }
+}
+
+export class Mappings {
+  /** the entries: from entry << MAPPING_SHIFT on */
+  readonly words: Int32Array
+  private readonly connections: Int32Array
+  private readonly header: Int32Array
+  private readonly keys: MappingKeys
+  private readonly random: HashedCounter
+  private readonly capacity: number
+  private readonly portRows: number
+  private readonly outsides: (OutsideAddress | null)[] // zone << 1 | IPv6
+  private readonly owned: Int32Array // mappings by owner
+  private readonly idle: IdleMappings
+  private readonly free: Int32Array // a stack; entries from `end` on are free as well
+  private freeCount = 0
+  private end = 0
+
+  /** Takes over what the arena holds; its `Connections` must have done so. */
+  constructor(arena: Arena, portRows: number) {
+    const { header } = arena
+    this.words = arena.mappings
+    this.connections = arena.connections
+    this.header = header
+    this.keys = new MappingKeys(arena)
+    this.random = new HashedCounter(header)
+    this.capacity = header[HEADER_MAPPING_CAPACITY]
+    this.portRows = portRows
+    this.outsides = new Array<OutsideAddress | null>(NETWORKS_MAX << 1).fill(null)
+    this.owned = new Int32Array(portRows)
+    this.idle = new IdleMappings(this.capacity, portRows)
+    this.free = new Int32Array(this.capacity)
+    this.takeOver()
+  }
+
+  /**
+   * Sets the outside addresses of a zone, at most one a family, their port ranges, and the forwards whose ports they must
+   * leave out. Mappings that are there stay as they are; at another address than now they are no longer given out.
+   */
+  configure(zone: number, nat: readonly CompiledNat[], forwards: readonly CompiledForward[]): void {
+    for (let six = 0; six < 2; six++) {
+      const place = (zone << 1) | six
+      const wanted = nat.find(({ ip }) => ip.length === (six === 0 ? 1 : 4))
+      const before = this.outsides[place]
+      if (wanted === undefined) this.outsides[place] = null
+      else if (before !== null && before.is(wanted.ip)) before.configure(wanted, forwards)
+      else {
+        const outside = new OutsideAddress(wanted, this.random)
+        outside.configure(wanted, forwards)
+        this.outsides[place] = outside
+        this.adopt(place)
+      }
+    }
+  }
+
+  /**
+   * The mapping of a packet's source, made if there is none. A fresh one is idle until a connection is attached.
+   * @param owner port of the switch that it is accounted to
+   * @returns the mapping; -1: refused, no port is free, or the zone translates no addresses of this family
+   */
+  bind(zone: number, flow: Flow, owner: number, now: number): number {
+    const outside = this.outsides[(zone << 1) | (flow.family === 4 ? 0 : 1)]
+    if (outside === null) return -1
+    const found = this.keys.findInside(zone, flow, outside.ip)
+    if (found >= 0) return found
+    if (this.owned[owner] >= OWNER_LIMIT && !this.giveWay(this.idle.oldest[owner])) return this.refuse()
+    if (this.header[HEADER_MAPPINGS_USED] >= this.capacity && !this.giveWay(this.idle.oldestOfFullest()))
+      return this.refuse()
+    const port = this.choosePort(zone, flow, outside)
+    if (port < 0) return this.refuse()
+    return this.claim(zone, flow, outside, port, owner, now)
+  }
+
+  /** The mapping that has a packet's destination as its outside; -1: none. */
+  findOutside(zone: number, flow: Flow): number {
+    const { destination0, destination1, destination2, destination3 } = flow
+    const key = keyOf(zone, flow)
+    return this.keys.findOutside(key, flow.destinationPort, destination0, destination1, destination2, destination3)
+  }
+
+  /**
+   * Whether a packet from outside, which belongs to no connection, may use a mapping (RFC 4787 section 5).
+   * @param filtering FILTER_* of `router-table.ts`
+   * @param flow of the packet as it came
+   */
+  mayEnter(mapping: number, filtering: number, flow: Flow): boolean {
+    if (flow.protocol !== PROTOCOL_TCP && flow.protocol !== PROTOCOL_UDP) return false
+    const { words, connections } = this
+    const at = mapping << MAPPING_SHIFT
+    let connection = words[at + MAP_CONNECTIONS] - 1
+    if (connection < 0) return false
+    if (filtering === FILTER_NONE) return true
+    for (let left = ASKED_MAX; connection >= 0 && left > 0; left--) {
+      const entry = connection << CONNECTION_SHIFT
+      connection = connections[entry + CONN_MAP_NEXT] - 1
+      if (!this.isOutbound(at, entry)) continue // that an outsider has been let in lets in nobody
+      if (!isRemote(connections, entry, flow)) continue
+      if (filtering === FILTER_ADDRESS || (connections[entry + CONN_PORTS] & 0xffff) === flow.sourcePort) return true
+    }
+    return false
+  }
+
+  /** Gives a mapping one more connection, which keeps it from becoming idle. */
+  attach(mapping: number, connection: number): void {
+    const { words, connections } = this
+    const at = mapping << MAPPING_SHIFT
+    const first = words[at + MAP_CONNECTIONS]
+    if (first === 0) this.idle.remove(mapping, words[at + MAP_OWNER], this.rangeOf(at))
+    else connections[((first - 1) << CONNECTION_SHIFT) + CONN_MAP_PREVIOUS] = connection + 1
+    const entry = connection << CONNECTION_SHIFT
+    connections[entry + CONN_MAP_NEXT] = first
+    connections[entry + CONN_MAP_PREVIOUS] = 0
+    connections[entry + CONN_MAPPING] = mapping + 1
+    words[at + MAP_CONNECTIONS] = connection + 1
+  }
+
+  /** Takes a connection from its mapping, which is idle after the last one. */
+  release(mapping: number, connection: number, now: number): void {
+    const { words, connections } = this
+    const at = mapping << MAPPING_SHIFT
+    const entry = connection << CONNECTION_SHIFT
+    const next = connections[entry + CONN_MAP_NEXT]
+    const previous = connections[entry + CONN_MAP_PREVIOUS]
+    if (previous === 0) words[at + MAP_CONNECTIONS] = next
+    else connections[((previous - 1) << CONNECTION_SHIFT) + CONN_MAP_NEXT] = next
+    if (next !== 0) connections[((next - 1) << CONNECTION_SHIFT) + CONN_MAP_PREVIOUS] = previous
+    connections[entry + CONN_MAPPING] = 0
+    if (words[at + MAP_CONNECTIONS] === 0) this.linkIdle(mapping, now)
+  }
+
+  outsidePort(mapping: number): number {
+    return this.words[(mapping << MAPPING_SHIFT) + MAP_PORTS] & 0xffff
+  }
+
+  insidePort(mapping: number): number {
+    return this.words[(mapping << MAPPING_SHIFT) + MAP_PORTS] >>> 16
+  }
+
+  /** A word (0 to 3) of the outside address. */
+  outsideWord(mapping: number, index: number): number {
+    return this.words[(mapping << MAPPING_SHIFT) + MAP_OUTSIDE + index]
+  }
+
+  insideWord(mapping: number, index: number): number {
+    return this.words[(mapping << MAPPING_SHIFT) + MAP_INSIDE + index]
+  }
+
+  /** Forgets all mappings of a zone; their connections lose them. Returns how many. */
+  flush(zone: number): number {
+    const { words, connections } = this
+    let removed = 0
+    for (let mapping = 0; mapping < this.end; mapping++) {
+      const at = mapping << MAPPING_SHIFT
+      if (words[at + MAP_KEY] === 0 || (words[at + MAP_KEY] & 0xfff) !== zone) continue
+      for (let first = words[at + MAP_CONNECTIONS]; first !== 0; first = words[at + MAP_CONNECTIONS]) {
+        const entry = (first - 1) << CONNECTION_SHIFT
+        words[at + MAP_CONNECTIONS] = connections[entry + CONN_MAP_NEXT]
+        connections[entry + CONN_MAPPING] = 0
+        if (words[at + MAP_CONNECTIONS] === 0) this.linkIdle(mapping, 0)
+      }
+      this.erase(mapping)
+      removed++
+    }
+    return removed
+  }
+
+  /** Forgets what has been idle long enough. Call it about once a second; returns whether more is left to do at once. */
+  sweep(now: number): boolean {
+    let left = SWEEP_LIMIT
+    for (let owner = 0; owner < this.portRows && left > 0; owner++) {
+      for (; left > 0; left--) {
+        const mapping = this.idle.oldest[owner]
+        if (mapping < 0 || now - this.words[(mapping << MAPPING_SHIFT) + MAP_IDLE_SINCE] < IDLE_SECONDS) break
+        this.erase(mapping)
+      }
+    }
+    return left === 0
+  }
+
+  private refuse(): number {
+    this.header[HEADER_MAPPINGS_REFUSED]++
+    return -1
+  }
+
+  /** An outside port for a source that has no mapping; idle ones of the range give way. -1: none. */
+  private choosePort(zone: number, flow: Flow, outside: OutsideAddress): number {
+    const range = outside.range(flow.protocol)
+    if (range !== null) {
+      for (let tries = 0; tries < GIVE_WAY_MAX; tries++) {
+        const port = range.choose(flow.sourcePort)
+        if (port >= 0) return port
+        if (!this.giveWay(range.oldest)) return -1
+      }
+      return -1
+    }
+    const { ip } = outside
+    const holder = this.keys.findOutside(keyOf(zone, flow), flow.sourcePort, ip[0], ip[1], ip[2], ip[3])
+    if (holder < 0) return flow.sourcePort
+    const isIdle = this.words[(holder << MAPPING_SHIFT) + MAP_CONNECTIONS] === 0
+    return this.giveWay(isIdle ? holder : -1) ? flow.sourcePort : -1
+  }
+
+  private giveWay(mapping: number): boolean {
+    if (mapping >= 0) this.erase(mapping)
+    return mapping >= 0
+  }
+
+  private isOutbound(at: number, entry: number): boolean {
+    const { words, connections } = this
+    if (connections[entry + CONN_SOURCE] !== words[at + MAP_INSIDE]) return false
+    if (connections[entry + CONN_PORTS] >>> 16 !== words[at + MAP_PORTS] >>> 16) return false
+    if (words[at + MAP_KEY] >>> 20 === 4) return true
+    const rest = entry + CONN_IP6 + IP6_SOURCE
+    return (
+      connections[rest] === words[at + MAP_INSIDE + 1] &&
+      connections[rest + 1] === words[at + MAP_INSIDE + 2] &&
+      connections[rest + 2] === words[at + MAP_INSIDE + 3]
+    )
+  }
+
+  private claim(zone: number, flow: Flow, outside: OutsideAddress, port: number, owner: number, now: number): number {
+    const { words } = this
+    const mapping = this.freeCount > 0 ? this.free[--this.freeCount] : this.end
+    if (mapping === this.end) words[MAP_END] = ++this.end
+    const at = mapping << MAPPING_SHIFT
+    words[at + MAP_PORTS] = (flow.sourcePort << 16) | port
+    words[at + MAP_INSIDE] = flow.source0
+    words[at + MAP_INSIDE + 1] = flow.source1
+    words[at + MAP_INSIDE + 2] = flow.source2
+    words[at + MAP_INSIDE + 3] = flow.source3
+    for (let i = 0; i < 4; i++) words[at + MAP_OUTSIDE + i] = outside.ip[i]
+    words[at + MAP_OWNER] = owner
+    words[at + MAP_CONNECTIONS] = 0
+    words[at + MAP_KEY] = keyOf(zone, flow) // last: from here on the entry counts, should this process die
+    this.enter(mapping)
+    const range = this.rangeOf(at)
+    if (range !== null) range.take(port)
+    this.linkIdle(mapping, now)
+    return mapping
+  }
+
+  /** Puts an entry into the index and the counts. */
+  private enter(mapping: number): void {
+    this.keys.insert(mapping)
+    this.owned[this.words[(mapping << MAPPING_SHIFT) + MAP_OWNER]]++
+    this.header[HEADER_MAPPINGS_USED]++
+  }
+
+  /** Deletes an idle entry. */
+  private erase(mapping: number): void {
+    const { words } = this
+    const at = mapping << MAPPING_SHIFT
+    const range = this.rangeOf(at)
+    this.idle.remove(mapping, words[at + MAP_OWNER], range)
+    if (range !== null) range.give(words[at + MAP_PORTS] & 0xffff)
+    this.keys.remove(mapping)
+    words[at + MAP_KEY] = 0
+    this.owned[words[at + MAP_OWNER]]--
+    this.header[HEADER_MAPPINGS_USED]--
+    this.free[this.freeCount++] = mapping
+  }
+
+  /** The range that an entry has its port of; null: none, or its address is no longer the zone's. */
+  private rangeOf(at: number): PortRange | null {
+    const { words } = this
+    const key = words[at + MAP_KEY]
+    const outside = this.outsides[((key & 0xfff) << 1) | (key >>> 20 === 4 ? 0 : 1)]
+    if (outside === null) return null
+    const { ip } = outside
+    return isAt(words, at + MAP_OUTSIDE, ip[0], ip[1], ip[2], ip[3]) ? outside.range((key >>> 12) & 0xff) : null
+  }
+
+  private linkIdle(mapping: number, now: number): void {
+    const at = mapping << MAPPING_SHIFT
+    this.words[at + MAP_IDLE_SINCE] = now
+    this.idle.append(mapping, this.words[at + MAP_OWNER], this.rangeOf(at))
+  }
+
+  /** Enters what is there of an outside address into its fresh ranges. */
+  private adopt(place: number): void {
+    const { words } = this
+    const idle: number[] = []
+    for (let mapping = 0; mapping < this.end; mapping++) {
+      const at = mapping << MAPPING_SHIFT
+      const key = words[at + MAP_KEY]
+      if (key === 0 || (((key & 0xfff) << 1) | (key >>> 20 === 4 ? 0 : 1)) !== place) continue
+      const range = this.rangeOf(at)
+      if (range === null) continue
+      range.take(words[at + MAP_PORTS] & 0xffff)
+      if (words[at + MAP_CONNECTIONS] === 0) idle.push(words[at + MAP_IDLE_SINCE] * ENTRIES_MAX + mapping)
+    }
+    for (const one of idle.sort((a, b) => a - b)) {
+      const mapping = one % ENTRIES_MAX
+      const range = this.rangeOf(mapping << MAPPING_SHIFT)
+      if (range !== null) this.idle.appendToRange(mapping, range)
+    }
+  }
+
+  private takeOver(): void {
+    const { words, connections, header } = this
+    this.end = Math.min(Math.max(words[MAP_END], 0), this.capacity)
+    header[HEADER_MAPPINGS_USED] = 0
+    if (this.end === 0) return
+    this.keys.clear()
+    for (let mapping = this.end - 1; mapping >= 0; mapping--) {
+      const at = mapping << MAPPING_SHIFT
+      words[at + MAP_CONNECTIONS] = 0
+      if (this.isWhole(at)) this.enter(mapping)
+      else {
+        words[at + MAP_KEY] = 0
+        this.free[this.freeCount++] = mapping
+      }
+    }
+    const connectionEnd = Math.min(connections[CONN_END], connections.length >> CONNECTION_SHIFT)
+    for (let connection = 0; connection < connectionEnd; connection++) {
+      const entry = connection << CONNECTION_SHIFT
+      const mapping = connections[entry + CONN_MAPPING] - 1
+      if ((connections[entry + CONN_STATUS] & STATUS_LIVE) === 0 || mapping === -1) continue
+      if (!this.isOf(mapping, connections[entry + CONN_ZONES])) {
+        connections[entry + CONN_MAPPING] = 0
+        continue
+      }
+      const at = mapping << MAPPING_SHIFT
+      const first = words[at + MAP_CONNECTIONS]
+      if (first !== 0) connections[((first - 1) << CONNECTION_SHIFT) + CONN_MAP_PREVIOUS] = connection + 1
+      connections[entry + CONN_MAP_NEXT] = first
+      connections[entry + CONN_MAP_PREVIOUS] = 0
+      words[at + MAP_CONNECTIONS] = connection + 1
+    }
+    for (let mapping = 0; mapping < this.end; mapping++) {
+      const at = mapping << MAPPING_SHIFT
+      if (words[at + MAP_KEY] !== 0 && words[at + MAP_CONNECTIONS] === 0) this.linkIdle(mapping, 0)
+    }
+  }
+
+  /** Whether what a predecessor left can be an entry, and is not there yet. */
+  private isWhole(at: number): boolean {
+    const { words } = this
+    const key = words[at + MAP_KEY]
+    const family = key >>> 20
+    const owner = words[at + MAP_OWNER]
+    if ((family !== 4 && family !== 6) || (key & 0xfff) >= NETWORKS_MAX || owner < 0 || owner >= this.portRows)
+      return false
+    const ip = at + MAP_OUTSIDE
+    return (
+      this.keys.findOutside(
+        key,
+        words[at + MAP_PORTS] & 0xffff,
+        words[ip],
+        words[ip + 1],
+        words[ip + 2],
+        words[ip + 3],
+      ) < 0
+    )
+  }
+
+  /** Whether a connection of these CONN_ZONES can have a mapping. */
+  private isOf(mapping: number, zones: number): boolean {
+    if (mapping < 0 || mapping >= this.end) return false
+    const key = this.words[(mapping << MAPPING_SHIFT) + MAP_KEY]
+    return key !== 0 && (key & 0xfff) === (zones & 0xfff) && ((key >>> 12) & 0xff) === zones >>> 24
+  }
+}
+
+/** Whether a packet's source is the address that a connection was made to. */
+function isRemote(connections: Int32Array, entry: number, flow: Flow): boolean {
+  if (connections[entry + CONN_DESTINATION] !== flow.source0) return false
+  if (flow.family === 4) return true
+  const rest = entry + CONN_IP6 + IP6_DESTINATION
+  return (
+    connections[rest] === flow.source1 &&
+    connections[rest + 1] === flow.source2 &&
+    connections[rest + 2] === flow.source3
+  )
+}

@@ -1,0 +1,366 @@
+/**
+ * The walk of an IP packet through the router, top to bottom.
+ *
+ *   parse -> martians -> fragments -> connection
+ *     known:  to its next hop
+ *     error:  an ICMP error goes where the connection that it quotes comes from (answers.ts)
+ *     new:    forward (DNAT) -> the router itself? -> route -> firewall -> NAT -> connection (beginning.ts)
+ *   next hop: neighbor known? -> TTL -> MTU -> connection's state -> rewrite -> send
+ *
+ * A packet that cannot go on is answered with an ICMP error, quoting it as it came: so TTL and MTU are judged before
+ * anything is rewritten. One whose next hop must first be asked for waits as it came, and takes the whole walk again.
+ *
+ * Segments of a zone: the guests' (lan) and the uplink's. A route may also lead to the segment of another zone; the
+ * connection then belongs to the zone it began in, its replies are known in the other, and both zones' firewalls judge
+ * it. Addresses are translated only on the way out by the uplink, and for a guest that uses a forward's outside address
+ * (hairpin, RFC 4787 REQ-9).
+ *
+ * The neighbor of each direction is kept in the connection, with the generation of routes and neighbors it was found in.
+ */
+import * as drops from '../drops.js'
+import * as layout from '../layout.js'
+import * as answering from './answers.js'
+import { Answers } from './answers.js'
+import { Beginning } from './beginning.js'
+import * as connectionTable from './connection-entry.js'
+import * as tracking from './conntrack.js'
+import * as cutting from './fragmentation.js'
+import { cutPacket } from './fragmentation.js'
+import * as fragmentTable from './fragments.js'
+import type { RoutesPackets } from './gateway.js'
+import * as headerTypes from './headers.js'
+import { Flow } from './headers.js'
+import * as icmpErrors from './icmp-error.js'
+import type { GivesUp } from './neighbors.js'
+import type { RouterState } from './state.js'
+import type { Zone } from './zone.js'
+
+// a module's own constants are folded into the machine code, imported ones are not: see layout.ts
+const { DROP_HOP_LIMIT, DROP_INVALID, DROP_MARTIAN, DROP_NOT_ROUTED, DROP_NO_NEIGHBOR, DROP_NO_ROUTE, DROP_TOO_BIG } =
+  drops
+const { CONNECTION_SHIFT, HEADER_LENGTH, HEADER_ROUTED_PACKETS, INGRESS, RECORD_SHIFT, SEGMENT_BYTES } = layout
+const { FRAGMENT_NONE, PROTOCOL_ICMP6, PROTOCOL_TCP } = headerTypes
+const { isMartianDestination4, isMartianDestination6, isMartianSource4, isMartianSource6 } = headerTypes
+const {
+  CONN_DESTINATION,
+  CONN_GENERATION,
+  CONN_IP6,
+  CONN_NEIGHBOR,
+  CONN_PORTS,
+  CONN_REPLY_DESTINATION,
+  CONN_REPLY_PORTS,
+  CONN_REPLY_SOURCE,
+  CONN_SOURCE,
+  CONN_STATUS,
+  IP6_DESTINATION,
+  IP6_REPLY_DESTINATION,
+  IP6_REPLY_SOURCE,
+  IP6_SOURCE,
+  STATUS_DNAT,
+  STATUS_IP6,
+  STATUS_SNAT,
+} = connectionTable
+const { FRAGMENT_HELD } = fragmentTable
+const { TRACK_NEW, TRACK_OK } = tracking
+const { PIECES_MAX } = cutting
+const { UNREACHABLE_HOST, UNREACHABLE_NETWORK } = icmpErrors
+const { ANSWER_TIME_EXCEEDED, ANSWER_TOO_BIG } = answering
+
+const ETHERNET_BYTES = 14
+const TCP_SYN = 0x02
+const LINK_LOCAL6 = 0xfe800000 | 0
+const LINK_LOCAL6_MASK = 0xffc00000 | 0
+
+export class Router implements RoutesPackets, GivesUp {
+  private readonly state: RouterState
+  private readonly words: Int32Array // of the connections
+  private readonly header: Int32Array
+  private readonly beginning: Beginning
+  private readonly answers: Answers
+  private readonly to = new Flow() // what `translated` found
+  private readonly pieces = new Int32Array(PIECES_MAX)
+
+  constructor(state: RouterState) {
+    this.state = state
+    this.words = state.arena.connections
+    this.header = state.arena.header
+    this.answers = new Answers(state, this)
+    this.beginning = new Beginning(state, this, this.answers)
+  }
+
+  /** A packet for the gateway's MAC on a segment. Takes it over. */
+  route(packet: number, segment: number): void {
+    const { state } = this
+    const { headers, pool, fragments } = state
+    const broken = headers.parse(pool, packet)
+    if (broken !== 0) return pool.drop(packet, broken)
+    this.enter(packet, segment)
+    const type = headers.icmp >> 8
+    if (headers.protocol === PROTOCOL_ICMP6 && type >= 133 && type <= 137) return this.answers.discovery()
+    const odd = this.judgeEnds()
+    if (odd !== 0) return pool.drop(packet, odd)
+    if (headers.fragment !== FRAGMENT_NONE) {
+      const verdict = fragments.process(headers, state.zone.zone, state.now)
+      if (verdict === FRAGMENT_HELD) return
+      if (verdict !== 0) return pool.drop(packet, verdict)
+    }
+    const isFragment = headers.fragment !== FRAGMENT_NONE
+    this.walk()
+    if (isFragment) this.routeFreed()
+  }
+
+  /** Later fragments that their first one, which came after them, has set free. */
+  private routeFreed(): void {
+    const { state } = this
+    const { fragments, headers, pool } = state
+    for (let packet = fragments.takeReady(headers); packet >= 0; packet = fragments.takeReady(headers)) {
+      const segment = this.segmentOf(packet)
+      if (segment >= 0) {
+        this.enter(packet, segment)
+        this.walk()
+      } else {
+        pool.drop(packet, DROP_NO_ROUTE)
+      }
+    }
+  }
+
+  /** A packet that has waited for its next hop's address, as it came. */
+  reroute(packet: number): void {
+    const { state } = this
+    if (!this.again(packet)) return
+    if (state.headers.fragment !== FRAGMENT_NONE) state.fragments.recall(state.headers)
+    this.walk()
+  }
+
+  /** A packet that has waited in vain. */
+  unreachable(packet: number): void {
+    if (this.again(packet)) this.answers.refuse(UNREACHABLE_HOST, 0, DROP_NO_NEIGHBOR)
+  }
+
+  private again(packet: number): boolean {
+    const { state } = this
+    const segment = this.segmentOf(packet)
+    const isThere = segment >= 0 && state.headers.parse(state.pool, packet) === 0
+    if (isThere) this.enter(packet, segment)
+    else state.pool.drop(packet, DROP_NO_ROUTE)
+    return isThere
+  }
+
+  /** The segment by which a packet came; -1 if the router has left it since. */
+  private segmentOf(packet: number): number {
+    const { pool, ports, table } = this.state
+    const segment = ports.network[pool.records[(packet << RECORD_SHIFT) + INGRESS]]
+    return segment >= 0 && table.zone[segment] >= 0 ? segment : -1
+  }
+
+  private enter(packet: number, segment: number): void {
+    const { state } = this
+    state.packet = packet
+    state.segment = segment
+    state.zone = state.table.zones[state.table.zone[segment]]
+  }
+
+  private walk(): void {
+    const { state, header } = this
+    header[HEADER_ROUTED_PACKETS] = (header[HEADER_ROUTED_PACKETS] + 1) | 0
+    const match = state.connections.find(state.zone.zone, state.headers)
+    if (match >= 0) this.known(match)
+    else if (this.answers.isError()) this.answers.related()
+    else this.beginning.begin()
+  }
+
+  /** Addresses that cannot stand where they stand (RFC 1812 section 5.3.7, RFC 2827, RFC 3704). */
+  private judgeEnds(): number {
+    const { headers: h, zone, segment } = this.state
+    const { family, source0, source1, source2, source3, destination0, destination1, destination2, destination3 } = h
+    if (family === 4) {
+      if (source0 === 0 && segment === zone.lan && h.destinationPort === 67) return 0
+      if (isMartianSource4(source0) || isMartianDestination4(destination0)) return DROP_MARTIAN
+      if (destination0 >>> 28 === 14 || zone.isBroadcast(segment, destination0)) return DROP_NOT_ROUTED
+    } else {
+      if (isMartianSource6(source0, source1, source2)) return DROP_MARTIAN
+      if (isMartianDestination6(destination0, destination1, destination2)) return DROP_MARTIAN
+      if (destination0 >>> 24 === 0xff) return DROP_NOT_ROUTED
+      // a link-local address means nothing on another link: its host may speak to the router only
+      if ((source0 & LINK_LOCAL6_MASK) === LINK_LOCAL6 || (destination0 & LINK_LOCAL6_MASK) === LINK_LOCAL6) {
+        const isOwn = zone.answersOn(segment, 6, destination0, destination1, destination2, destination3)
+        return isOwn ? 0 : DROP_NOT_ROUTED
+      }
+    }
+    const isLan = zone.isOnLink(zone.lan, family, source0, source1, source2, source3)
+    if (segment === zone.uplink) return isLan ? DROP_MARTIAN : 0
+    if (isLan) return zone.ownSegment(family, source0, source1, source2, source3) < 0 ? 0 : DROP_MARTIAN
+    const back = zone.route(family, source0, source1, source2, source3)
+    return back < 0 || zone.routeSegment(back) !== segment ? DROP_MARTIAN : 0
+  }
+
+  /** A packet of a connection. */
+  private known(match: number): void {
+    const { state } = this
+    const entry = match >> 1
+    const direction = match & 1
+    if (state.judgesAll[state.connections.zone(entry)] !== 0 && !this.beginning.judgeAgain(entry, direction)) return
+    this.pass(entry, direction, false)
+  }
+
+  /** The first packet of a connection that has just been made. */
+  passNew(entry: number): void {
+    this.pass(entry, 0, true)
+  }
+
+  private pass(entry: number, direction: number, isNew: boolean): void {
+    const { state } = this
+    const { headers: h, pool, table, packet, rewrite, gateway } = state
+    const neighbor = this.nextHop(entry, direction)
+    if (neighbor < 0) return this.answers.refuse(UNREACHABLE_NETWORK, 0, DROP_NO_ROUTE)
+    if (!this.isReady(neighbor)) return
+    if (h.hopLimit <= 1) return this.answers.refuse(ANSWER_TIME_EXCEEDED, 0, DROP_HOP_LIMIT)
+    const mtu = table.mtu[state.neighbors.segment(neighbor)]
+    const record = packet << RECORD_SHIFT
+    const segment = pool.records[record + SEGMENT_BYTES]
+    const size = segment === 0 ? h.end - h.l3 : pool.records[record + HEADER_LENGTH] - ETHERNET_BYTES + segment
+    const isTooBig = size > mtu
+    if (isTooBig && (h.dontFragment || segment !== 0)) return this.answers.refuse(ANSWER_TOO_BIG, mtu, DROP_TOO_BIG)
+    if (!isNew) {
+      const verdict = state.conntrack.track((entry << 1) | direction, h, state.now)
+      if (verdict === TRACK_NEW) return this.beginning.begin()
+      if (verdict !== TRACK_OK) return pool.drop(packet, DROP_INVALID)
+    }
+    rewrite.decrementHopLimit(h)
+    const status = this.words[(entry << CONNECTION_SHIFT) + CONN_STATUS]
+    if ((status & (STATUS_SNAT | STATUS_DNAT)) !== 0) this.translate(entry, direction, status)
+    if (h.protocol === PROTOCOL_TCP && table.mtu[state.segment] !== mtu) this.clamp(mtu)
+    if (isTooBig) this.cut(neighbor, mtu)
+    else gateway.sendTo(packet, neighbor)
+  }
+
+  /** A segment's MSS may not promise what the smaller of two links does not take. */
+  private clamp(mtu: number): void {
+    const { headers: h, pool, rewrite, table, segment } = this.state
+    if (h.fragment !== FRAGMENT_NONE || (pool.bytes[h.l4 + 13] & TCP_SYN) === 0) return
+    const least = table.mtu[segment] < mtu ? table.mtu[segment] : mtu
+    rewrite.clampMss(h, least - (h.family === 4 ? 40 : 60))
+  }
+
+  private cut(neighbor: number, mtu: number): void {
+    const { pool, packet, gateway } = this.state
+    const { pieces } = this
+    const count = cutPacket(pool, packet, mtu, pieces)
+    if (count < 0) return pool.drop(packet, DROP_TOO_BIG)
+    for (let i = 0; i < count; i++) gateway.sendTo(pieces[i], neighbor)
+    pool.release(packet)
+  }
+
+  // ---- the next hop ----
+
+  /**
+   * The neighbor by which a connection's packets of one direction go on: -1 if there is no way, or no room to ask.
+   * Routes are those of the zone that it began in.
+   */
+  nextHop(entry: number, direction: number): number {
+    const { words, state } = this
+    const { neighbors } = state
+    const at = entry << CONNECTION_SHIFT
+    const generation = (neighbors.generation + state.configured) | 0
+    if (words[at + CONN_GENERATION] === generation) {
+      const kept = words[at + CONN_NEIGHBOR + direction]
+      if (kept > 0) return kept - 1
+    } else {
+      words[at + CONN_NEIGHBOR] = words[at + CONN_NEIGHBOR + 1] = 0
+    }
+    const zone = state.table.zones[state.connections.zone(entry)]
+    const isIp6 = (words[at + CONN_STATUS] & STATUS_IP6) !== 0
+    const further = at + CONN_IP6 + (direction === 0 ? IP6_REPLY_SOURCE : IP6_SOURCE)
+    const family = isIp6 ? 6 : 4
+    const ip0 = words[at + (direction === 0 ? CONN_REPLY_SOURCE : CONN_SOURCE)]
+    const ip1 = isIp6 ? words[further] : 0
+    const ip2 = isIp6 ? words[further + 1] : 0
+    const ip3 = isIp6 ? words[further + 2] : 0
+    const route = zone.route(family, ip0, ip1, ip2, ip3)
+    const found = route < 0 ? -1 : this.neighborBy(zone, route, family, ip0, ip1, ip2, ip3)
+    // to ask may have cost another its entry, and changed the generation
+    const now = (neighbors.generation + state.configured) | 0
+    if (words[at + CONN_GENERATION] !== now) words[at + CONN_NEIGHBOR] = words[at + CONN_NEIGHBOR + 1] = 0
+    words[at + CONN_GENERATION] = now
+    if (found >= 0) words[at + CONN_NEIGHBOR + direction] = found + 1
+    return found
+  }
+
+  /** The neighbor on a route of a zone to an address; asked for if it is not known. -1: no room to ask. */
+  neighborBy(zone: Zone, route: number, family: number, ip0: number, ip1: number, ip2: number, ip3: number): number {
+    const { neighbors, table, now } = this.state
+    const segment = zone.routeSegment(route)
+    const isFurther = zone.hasGateway(route)
+    const to0 = isFurther ? zone.routeGateway(route, 0) : ip0
+    const to1 = isFurther ? zone.routeGateway(route, 1) : ip1
+    const to2 = isFurther ? zone.routeGateway(route, 2) : ip2
+    const to3 = isFurther ? zone.routeGateway(route, 3) : ip3
+    const entry = neighbors.find(segment, family, to0, to1, to2, to3)
+    if (entry >= 0) return entry
+    return neighbors.look(segment, family, to0, to1, to2, to3, table.gatewayPort[segment], now)
+  }
+
+  /** Whether packets can go to a neighbor now; if not, the packet in hand waits or is refused. */
+  isReady(neighbor: number): boolean {
+    const { state } = this
+    const { neighbors, packet } = state
+    if (neighbors.isUsable(neighbor)) {
+      neighbors.use(neighbor, state.now)
+      return true
+    }
+    if (neighbors.hasFailed(neighbor, state.now)) this.answers.refuse(UNREACHABLE_HOST, 0, DROP_NO_NEIGHBOR)
+    else neighbors.hold(neighbor, packet, state.now)
+    return false
+  }
+
+  // ---- translation ----
+
+  /** Whether a connection is between two guests of the zone. */
+  isLocal(entry: number, direction: number): boolean {
+    const neighbor = this.words[(entry << CONNECTION_SHIFT) + CONN_NEIGHBOR + direction]
+    return neighbor > 0 && this.state.neighbors.segment(neighbor - 1) === this.state.zone.lan
+  }
+
+  /** The ends that packets of a match have behind the router; null if they stay as they are. Valid until the next call. */
+  translated(match: number): Flow | null {
+    const { words, to } = this
+    const at = (match >> 1) << CONNECTION_SHIFT
+    const status = words[at + CONN_STATUS]
+    if ((status & (STATUS_SNAT | STATUS_DNAT)) === 0) return null
+    const isReply = (match & 1) !== 0
+    const isIp6 = (status & STATUS_IP6) !== 0
+    // what a packet looks like behind the router is the reverse of the other direction's ends
+    const source6 = at + CONN_IP6 + (isReply ? IP6_DESTINATION : IP6_REPLY_DESTINATION)
+    const destination6 = at + CONN_IP6 + (isReply ? IP6_SOURCE : IP6_REPLY_SOURCE)
+    const ports = words[at + (isReply ? CONN_PORTS : CONN_REPLY_PORTS)]
+    to.source0 = words[at + (isReply ? CONN_DESTINATION : CONN_REPLY_DESTINATION)]
+    to.source1 = isIp6 ? words[source6] : 0
+    to.source2 = isIp6 ? words[source6 + 1] : 0
+    to.source3 = isIp6 ? words[source6 + 2] : 0
+    to.destination0 = words[at + (isReply ? CONN_SOURCE : CONN_REPLY_SOURCE)]
+    to.destination1 = isIp6 ? words[destination6] : 0
+    to.destination2 = isIp6 ? words[destination6 + 1] : 0
+    to.destination3 = isIp6 ? words[destination6 + 2] : 0
+    to.sourcePort = ports & 0xffff
+    to.destinationPort = ports >>> 16
+    return to
+  }
+
+  private translate(entry: number, direction: number, status: number): void {
+    const { headers: h, rewrite } = this.state
+    const to = this.translated((entry << 1) | direction)
+    if (to === null) return
+    const isSource = (status & (direction === 0 ? STATUS_SNAT : STATUS_DNAT)) !== 0
+    const isDestination = (status & (direction === 0 ? STATUS_DNAT : STATUS_SNAT)) !== 0
+    if (isSource) rewrite.rewriteSource(h, to.source0, to.source1, to.source2, to.source3, to.sourcePort)
+    if (isDestination)
+      rewrite.rewriteDestination(
+        h,
+        to.destination0,
+        to.destination1,
+        to.destination2,
+        to.destination3,
+        to.destinationPort,
+      )
+  }
+}
