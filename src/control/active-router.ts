@@ -396,10 +396,22 @@ export class ActiveRouter {
     if (port === null) return
     const { low, high } = macWords(mac)
     await this.ask({ do: 'bind', segment: this.zone, ip: address, macLow: low, macHigh: high, port })
+    if (this.hasGuard(name)) await this.ask({ do: 'static', low, keyHigh: high, network: this.zone, port })
   }
 
-  private async unbindLease({ address }: Lease): Promise<void> {
+  private async unbindLease({ address, mac, port }: Lease): Promise<void> {
     await this.ask({ do: 'unbind', segment: this.zone, ip: address })
+    const isStillHeld = this.services.leases.list().some((lease) => lease.mac === mac && lease.port === port)
+    const isFixed =
+      this.definition.ports.some((one) => one.mac === mac) || this.definition.fdb.some((one) => one.mac === mac)
+    const { low, high } = macWords(mac)
+    if (!isStillHeld && !isFixed) await this.ask({ do: 'forget', low, keyHigh: high, network: this.zone })
+  }
+
+  /** Whether the MAC of a lease is held fast to its port. */
+  private hasGuard(name: string): boolean {
+    const port = this.definition.ports.find((one) => one.name === name)
+    return port !== undefined && port.vlan.mode === 'none' && !port.allow.includes('spoofing')
   }
 
   /** Asks the guests' segment who has an IPv4 address, and looks whether somebody has answered. */

@@ -266,7 +266,7 @@ export class GatewayServices {
         .map(({ subnet, range }) => ({ subnet, range })),
       leaseSeconds: Math.max(dhcp.leaseSeconds, 600),
       refreshSeconds: 3600,
-      trustedRelays: [],
+      trustedRelays: this.network.ports.filter(({ allow }) => allow.includes('router')).map(({ name }) => name),
       resolvers: this.resolversFor(6),
       domains: domain === null ? [] : [domain],
       domain,
@@ -320,6 +320,11 @@ export class GatewayServices {
 
   private answerDhcp(datagram: Datagram, port: string): void {
     if (!this.network.subnets.some(({ cidr }) => !cidr.includes(':'))) return
+    if (
+      isRelayed(datagram.payload) &&
+      !this.network.ports.some((one) => one.name === port && one.allow.includes('router'))
+    )
+      return
     const answer = this.dhcp4.handle(datagram, { port, nowSeconds: nowSeconds() })
     if (answer instanceof Promise) void answer.then((later) => this.sendDatagram(later))
     else this.sendDatagram(answer)
@@ -353,6 +358,11 @@ export class GatewayServices {
     this.leases.sweep(now)
     this.dhcp4.sweep(now)
   }
+}
+
+/** Whether a DHCPv4 message says that it came by a relay (giaddr): believed of ports that may be routers alone. */
+function isRelayed(payload: Uint8Array): boolean {
+  return payload.length >= 28 && (payload[24] | payload[25] | payload[26] | payload[27]) !== 0
 }
 
 /** The address that a guest's name or text stands for; null: there is none now. */

@@ -5,6 +5,8 @@
  * its VLAN but the one it came by. Flooding takes a reference a port, never a copy. `admits` holds every condition on a
  * pair.
  *
+ * Where a network's rules judge frames between guests, each pair is also asked for at the filter.
+ *
  * The list has EGRESS_CAPACITY pairs. When a flood might not fit, what is listed is sent first, so the order is kept.
  */
 import type { Burst, Pool } from './burst.js'
@@ -20,23 +22,40 @@ const { DROP_EGRESS_DOWN, DROP_NO_RECIPIENT, DROP_SAME_PORT } = drops
 const { BURST_CAPACITY, DESTINATION_LOW, INGRESS, MAC_HIGH, RECORD_SHIFT, REFERENCES, VID } = layout
 const { PORT_ISOLATED, PORT_LINK } = portTable
 
+/** Judges frames from one guest to another, see `router/local-filter.ts`. */
+export interface Filters {
+  readonly reason: number
+  admits(packet: number, network: number, ingress: number, egress: number): boolean
+}
+
 export class Forward {
   private readonly pool: Pool
   private readonly ports: PortTable
   private readonly fdb: Fdb
   private readonly egress: Egress
+  /** a burst is being worked on: nothing else may be forwarded meanwhile */
+  busy = false
+  private readonly filtered: Int32Array // 1: the network's frames are filtered
+  private filter: Filters | null = null
   private readonly starts = new Int32Array(BURST_CAPACITY + 1) // where in the burst each run begins
   private readonly places = new Int32Array(BURST_CAPACITY) // of the runs' destinations in the FDB
 
-  constructor(pool: Pool, ports: PortTable, fdb: Fdb, egress: Egress) {
+  constructor(pool: Pool, ports: PortTable, fdb: Fdb, egress: Egress, filtered: Int32Array) {
+    this.filtered = filtered
     this.pool = pool
     this.ports = ports
     this.fdb = fdb
     this.egress = egress
   }
 
+  /** Tells who filters: the filter answers by way of the router, which needs this stage, so it comes second. */
+  attach(filter: Filters): void {
+    this.filter = filter
+  }
+
   /** Takes every packet of the burst: each is listed for egress or dropped. */
   process(burst: Burst): void {
+    this.busy = true
     const { packets } = burst
     const { starts, places, fdb } = this
     const { records } = this.pool
@@ -55,6 +74,7 @@ export class Forward {
       else this.unicast(packets, starts[run], end, ingress, vid, port)
     }
     burst.count = 0
+    this.busy = false
   }
 
   /**
@@ -98,7 +118,17 @@ export class Forward {
       }
     } else {
       this.egress.reserve(end - start)
-      for (let i = start; i < end; i++) this.egress.list(packets[i], port)
+      if (this.filtered[this.ports.network[ingress]] !== 0) this.filterUnicast(packets, start, end, ingress, port)
+      else for (let i = start; i < end; i++) this.egress.list(packets[i], port)
+    }
+  }
+
+  private filterUnicast(packets: Int32Array, start: number, end: number, ingress: number, port: number): void {
+    const filter = this.filter!
+    const network = this.ports.network[ingress]
+    for (let i = start; i < end; i++) {
+      if (filter.admits(packets[i], network, ingress, port)) this.egress.list(packets[i], port)
+      else this.pool.drop(packets[i], filter.reason)
     }
   }
 
@@ -106,10 +136,12 @@ export class Forward {
     const members = this.ports.members[network]
     const count = this.ports.memberCount[network]
     this.egress.reserve(count)
+    const isFiltered = this.filtered[network] !== 0
     let recipients = 0
     for (let i = 0; i < count; i++) {
       const port = members[i]
       if (port === ingress || (this.ports.flags[port] & PORT_LINK) === 0 || !this.admits(ingress, port, vid)) continue
+      if (isFiltered && !this.filter!.admits(packet, network, ingress, port)) continue
       this.egress.list(packet, port)
       recipients++
     }

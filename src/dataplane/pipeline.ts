@@ -27,6 +27,7 @@ import { PortTable } from './port-table.js'
 import { Ring } from './ring.js'
 import { Gateway } from './router/gateway.js'
 import { Guard } from './router/guard.js'
+import { LocalFilter } from './router/local-filter.js'
 import { Neighbors } from './router/neighbors.js'
 import { type CompiledRouter, RouterTable } from './router/router-table.js'
 import { Router } from './router/router.js'
@@ -67,14 +68,15 @@ export class Pipeline {
     this.ingress = new Ingress(this.pool, this.ports)
     this.learn = new Learn(this.pool, this.ports, this.fdb)
     this.egress = new Egress(arena, this.pool, this.ports, this.mirror, transmitter)
-    this.forward = new Forward(this.pool, this.ports, this.fdb, this.egress)
     this.routers = new RouterTable()
+    this.forward = new Forward(this.pool, this.ports, this.fdb, this.egress, this.routers.filtered)
     this.neighbors = new Neighbors(arena, this.pool, portRows)
     this.gateway = new Gateway(this.pool, this.ports, this.routers, this.neighbors, this.mirror, this.forward)
     this.guard = new Guard(this.pool, this.ports, this.fdb, this.routers, this.neighbors, this.gateway)
     this.router = new RouterState(arena, this.pool, this.ports, this.routers, this.neighbors, this.gateway)
     this.walk = new Router(this.router)
     this.gateway.attach(this.walk)
+    this.forward.attach(new LocalFilter(this.router))
   }
 
   /** Replaces the router of a zone; null: there is none. */

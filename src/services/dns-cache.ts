@@ -1,7 +1,7 @@
 /**
- * Answers of upstreams, kept for as long as their TTLs say. What is kept is a whole message, for the very question that
- * it answered (name, type, and the bits that change an answer: RD, CD, DO): nothing is taken out of it to answer another
- * question, so whatever an upstream adds to an answer can mislead about nothing else.
+ * Answers of upstreams, kept for as long as their TTLs say. What is kept is a whole message, for the very question
+ * that it answered (name, type, and the bits that change an answer: RD, CD, DO): nothing is taken out of it to answer
+ * another question, so whatever an upstream adds to an answer can mislead about nothing else.
  *
  * - A message is kept for its lowest TTL, a day at most. It is served with the TTLs less its age.
  * - "No such name" and "no such data" are kept if a SOA record says for how long, the lower of its TTL and its last
@@ -12,7 +12,7 @@
  * sixteenth of the bytes is not kept.
  */
 import {
-  MessageScan,
+  type MessageScan,
   NOERROR,
   NXDOMAIN,
   RECORD_DATA,

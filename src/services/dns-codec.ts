@@ -7,9 +7,9 @@
  * Only the types that RFC 3597 section 4 lets be compressed have their data looked into (`RDATA`), because their names
  * depend on the message around them.
  *
- * Refused (RFC 9267): records that reach past the end, RDLENGTH that contradicts the data of a known type, unsound names
- * (`dns-name.ts`), a second OPT record, one that is not the root's or stands elsewhere than among the additional records,
- * options that reach past it. Bytes behind the last record are refused in a query and left out of an answer.
+ * Refused (RFC 9267): records that reach past the end, RDLENGTH that contradicts the data of a known type, unsound
+ * names (`dns-name.ts`), a second OPT record, one that is not the root's or stands elsewhere than among the additional
+ * records, options that reach past it. Bytes behind the last record are refused in a query and left out of an answer.
  * A message has at most 5957 records, which is what fits into 65535 bytes.
  */
 import { NameKey, NameReader } from './dns-name.js'

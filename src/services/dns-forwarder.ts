@@ -10,13 +10,13 @@
  *
  * Upstreams are those of the longest domain that has some of its own, else the network's. The first to be asked is the
  * one that answered last; each attempt goes to the next. Late answers of earlier attempts count. SERVFAIL, REFUSED and
- * NOTIMP are kept as a last resort while others are asked. Without upstreams a question fails at once, without a socket;
- * within a domain whose list of upstreams is empty no name exists.
+ * NOTIMP are kept as a last resort while others are asked. Without upstreams a question fails at once, without a
+ * socket; within a domain whose list of upstreams is empty no name exists.
  *
  * What goes into the cache and to the client is the upstream's message: byte by byte, but for the OPT record, which is
  * between neighbours, and the flags. If OPT is not the last record, those behind it (signatures of the transaction) go
- * with it. Private addresses: see `dns-rebinding.ts`; such an answer becomes an empty one, as with dnsmasq. Domains with
- * upstreams of their own may have them.
+ * with it. Private addresses: see `dns-rebinding.ts`; such an answer becomes an empty one, as with dnsmasq. Domains
+ * with upstreams of their own may have them.
  *
  * Capacity: 150 questions on their way, 50 waiting clients a guest; REFUSED beyond. The cache has its own limits.
  * Standards: RFC 2308, 5452, 5625, 6891, 9520.
@@ -152,8 +152,8 @@ export class DnsForwarder {
    * @param name uncompressed, in any case, at `at`; `key` is its
    * @param flags the query's: RD and CD are passed on
    * @param port the guest's ingress port, whose share this counts to
-   * @param onResolved gets an answer whose message is its own, sound and without OPT; its identifier, question's case and
-   *   flags are whatever they are, but for TC (never set), AD, and the response code
+   * @param onResolved gets an answer whose message is its own, sound and without OPT; its identifier, question's case
+   *   and flags are whatever they are, but for TC (never set), AD, and the response code
    */
   resolve(
     name: Uint8Array,
@@ -213,7 +213,7 @@ export class DnsForwarder {
     }, this.attempts[number])
   }
 
-  /** After an attempt that brought nothing: asks each upstream once without waiting, and others again when it is time. */
+  /** After an attempt that brought nothing: asks each upstream once without waiting, again only when it is time. */
   private goOn(pending: Pending): void {
     const { attempts, group } = pending
     const isUntried = attempts.length < group.upstreams.length && attempts.length < this.attempts.length

@@ -2,14 +2,14 @@
  * Domain names as they stand in messages (RFC 1035 section 3.1): length bytes and labels, ending in the empty label of
  * the root. Within Weft a name is kept uncompressed and in lower case; what a client wrote is never changed.
  *
- * Names are read from others' messages by `NameReader` alone, which refuses what RFC 9267 lists: a pointer that does not
- * lead strictly backwards (so there are no loops), one into the header, a chain of more pointers than a name has labels,
- * a label of more than 63 bytes, a name of more than 255, the reserved label types, anything past the end. Labels are
- * bytes: NUL and dots in them are just that, and text writes them as `\DDD`.
+ * Names are read from others' messages by `NameReader` alone, which refuses what RFC 9267 lists: a pointer that does
+ * not lead strictly backwards (so there are no loops), one into the header, a chain of more pointers than a name has
+ * labels, a label of more than 63 bytes, a name of more than 255, the reserved label types, anything past the end.
+ * Labels are bytes: NUL and dots in them are just that, and text writes them as `\DDD`.
  *
  * `NameTable` maps names to entries without making a string or any other garbage for a look-up. The hash is computed
- * from the root's side, so that one pass gives the hashes of a name and of all domains it is in. Guests choose the names:
- * the hash starts from a secret. A table has no limit of its own; whoever adds entries has one.
+ * from the root's side, so that one pass gives the hashes of a name and of all domains it is in. Guests choose the
+ * names: the hash starts from a secret. A table has no limit of its own; whoever adds entries has one.
  */
 import { randomBytes } from 'node:crypto'
 

@@ -9,7 +9,7 @@
  */
 import {
   CLASS_IN,
-  MessageScan,
+  type MessageScan,
   RECORD_CLASS,
   RECORD_DATA,
   RECORD_LENGTH,

@@ -14,8 +14,8 @@
  *  types nobody knows                             | as any type
  *
  * Over UDP an answer has at most what the client says it takes, 512 bytes without EDNS, 1232 in any case: a longer one
- * is the question alone with TC set, and the client asks again over TCP. AA is set for what is decided here. AD is passed
- * on to clients that set AD or DO themselves (RFC 6840 section 5.8).
+ * is the question alone with TC set, and the client asks again over TCP. AA is set for what is decided here. AD is
+ * passed on to clients that set AD or DO themselves (RFC 6840 section 5.8).
  *
  * An alias of ours whose target is elsewhere: the target is asked for, and its records are written behind the alias.
  *
@@ -78,7 +78,7 @@ const { FLAG_AA, FLAG_AD, FLAG_CD, FLAG_QR, FLAG_RA, FLAG_RD, FLAG_TC, OPCODE_BI
 export class DnsServer {
   readonly zone: DnsZone
   readonly forwarder: DnsForwarder
-  /** queries taken, answered from the zone, handed to the forwarder, refused as they were, and left without an answer */
+  /** queries taken, answered from the zone, handed to the forwarder, refused as they were, left without an answer */
   queries = 0
   local = 0
   forwarded = 0

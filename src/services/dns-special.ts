@@ -1,9 +1,9 @@
 /**
  * Names with a meaning of their own, which are answered here and never asked for outside, and the names of addresses.
  *
- * - RFC 6761: `localhost` is this machine, whichever machine asks; `invalid` and `test` do not exist. RFC 7686: nor does
- *   `onion`. RFC 6762: `local` is multicast DNS's. RFC 8375: `home.arpa` is the site's own. RFC 9476: `alt` is no DNS.
- *   RFC 9462: `resolver.arpa` tells of the resolver alone.
+ * - RFC 6761: `localhost` is this machine, whichever machine asks; `invalid` and `test` do not exist. RFC 7686: nor
+ *   does `onion`. RFC 6762: `local` is multicast DNS's. RFC 8375: `home.arpa` is the site's own. RFC 9476: `alt` is no
+ *   DNS. RFC 9462: `resolver.arpa` tells of the resolver alone.
  * - RFC 6303, 7793: the reverse domains of private, shared, loopback, link-local and documentation addresses.
  *
  * A domain given upstreams of its own goes before these, and so does the network's own.

@@ -3,8 +3,8 @@
  * server for its clients, the forwarder for its upstreams. Bytes come in pieces of any size; a piece may hold several
  * messages.
  *
- * A connection of a client's gets 100 answers, then it is closed; queries are answered in the order in which answers are
- * found. A message is held until it is whole: at most 64 KiB a connection.
+ * A connection of a client's gets 100 answers, then it is closed; queries are answered in the order in which answers
+ * are found. A message is held until it is whole: at most 64 KiB a connection.
  */
 import { MESSAGE_BYTES, setWord, word } from './dns-codec.js'
 

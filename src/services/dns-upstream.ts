@@ -1,9 +1,10 @@
 /**
  * One question to one upstream: over UDP, and over TCP if the answer does not fit or the datagrams cannot be trusted.
  *
- * Against forged answers (RFC 5452): a fresh socket, so a fresh port of the kernel's random choice; connected, so that the
- * kernel drops what comes from elsewhere; a random identifier; letters in random case (draft-vixie-dnsext-dns0x20), which
- * the answer must repeat. What does not match is ignored; after 8 such datagrams the question goes over TCP.
+ * Against forged answers (RFC 5452): a fresh socket, so a fresh port of the kernel's random choice; connected, so that
+ * the kernel drops what comes from elsewhere; a random identifier; letters in random case
+ * (draft-vixie-dnsext-dns0x20), which the answer must repeat. What does not match is ignored; after 8 such datagrams
+ * the question goes over TCP.
  *
  *  seen over UDP                         | then
  *  other identifier, other question      | ignored
@@ -133,7 +134,7 @@ export class Attempt {
   readonly upstream: Upstream
   private readonly question: Question
   private readonly onAnswered: OnAnswered
-  private asked = new Uint8Array(0)
+  private asked: Uint8Array = new Uint8Array(0)
   private hasEdns = false
   private isCaseRandom = false
   private bad = 0

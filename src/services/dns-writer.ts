@@ -136,8 +136,8 @@ export class MessageWriter {
   }
 
   /**
-   * Writes data of a type as another message has it, or as we keep it: names in it are uncompressed and compressed anew,
-   * unless they must not be (RFC 3597, RFC 2782: SRV).
+   * Writes data of a type as another message has it, or as we keep it: names in it are uncompressed and compressed
+   * anew, unless they must not be (RFC 3597, RFC 2782: SRV).
    */
   data(type: number, message: Uint8Array, at: number, end: number): void {
     const parts = RDATA.get(type)

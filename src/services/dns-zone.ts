@@ -4,17 +4,18 @@
  *
  * Two tables of nodes by full name. `configured` is made anew from the settings by `configure`; `live` holds the hosts
  * of leases. The configured one goes first, and `setHost` refuses a name that it has: no guest becomes `gateway` by
- * saying that this is its name. A live name belongs to the owner who had it first until it is removed, so a second guest
- * of the same name does not share the first one's traffic. A host has a node for its name and one for each address
- * (PTR). Nodes on the way to a node, such as `_tcp` in `_http._tcp.lan`, exist without data (RFC 8020): a question for
- * one finds nothing, which is not "no such name".
+ * saying that this is its name. A live name belongs to the owner who had it first until it is removed, so a second
+ * guest of the same name does not share the first one's traffic. A host has a node for its name and one for each
+ * address (PTR). Nodes on the way to a node, such as `_tcp` in `_http._tcp.lan`, exist without data (RFC 8020): a
+ * question for one finds nothing, which is not "no such name".
  *
  * A name without a dot is one of the network's domain: `web` is answered as `web.lan`, under the name asked for.
  *
- * What is decided here alone (authoritative): nodes; the network's domain; reverse domains of its subnets; the domains of
- * `dns-special.ts`; names without a dot, unless the question is for one of the types that only a domain has (NS, SOA, DS,
- * DNSKEY and such, which a guest's own resolver asks of top-level domains). Everything else is forwarded. Domains in
- * `delegated` are forwarded too, except for nodes; of several domains that a name is in, the longest decides.
+ * What is decided here alone (authoritative): nodes; the network's domain; reverse domains of its subnets; the domains
+ * of `dns-special.ts`; names without a dot, unless the question is for one of the types that only a domain has (NS,
+ * SOA, DS, DNSKEY and such, which a guest's own resolver asks of top-level domains). Everything else is forwarded.
+ * Domains in `delegated` are forwarded too, except for nodes; of several domains that a name is in, the longest
+ * decides.
  *
  * Capacity: 65536 live hosts and 64 addresses a host; further ones are refused. Standards: RFC 1034, 1035, 2308
  * (negative answers carry a SOA record), 2782, 6303, 6761, 8482 (ANY is answered with HINFO).
@@ -139,8 +140,8 @@ export class DnsZone {
   }
 
   /**
-   * Takes other settings; live hosts stay. Throws RangeError, and keeps the former settings, if a name is none, with the
-   * name: definitions are checked before they come here.
+   * Takes other settings; live hosts stay. Throws RangeError, and keeps the former settings, if a name is none, with
+   * the name: definitions are checked before they come here.
    */
   configure(settings: ZoneSettings): void {
     const domain = settings.domain === null ? ROOT : wireName(settings.domain)

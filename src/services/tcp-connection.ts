@@ -86,7 +86,7 @@ export class TcpConnection {
   private windowAcknowledgment: number
   private congestion: number
   private expected: number // the next byte to receive
-  private buffer = NO_BYTES // from `unacknowledged` on, once our SYN is acknowledged
+  private buffer: Uint8Array = NO_BYTES // from `unacknowledged` on, once our SYN is acknowledged
   private isEnding = false // FIN goes out behind the buffer
   private mustAcknowledge = false
   private isReceiving = false

@@ -1,18 +1,20 @@
 /**
- * A passive TCP endpoint for the router's own services: frames in, frames out, connections in between. It listens on one
- * port of whatever addresses the router has; which frames are for the router is decided before.
+ * A passive TCP endpoint for the router's own services: frames in, frames out, connections in between. It listens on
+ * one port of whatever addresses the router has; which frames are for the router is decided before.
  *
- * Its tables hold 20 connections, 4 of them of one client (an ingress port), half-open ones included. Who wants one more
- * takes the place of a half-open or lingering connection of his own, the oldest first. If all 20 are taken, the client
- * with most gives way: one that is not open, else its longest idle one, as long as it has more than the newcomer. So a
- * guest that opens and never speaks keeps out itself alone, and no SYN cookies are needed. Beyond that RST.
+ * Its tables hold 20 connections, 4 of them of one client (an ingress port), half-open ones included. Who wants one
+ * more takes the place of a half-open or lingering connection of his own, the oldest first. If all 20 are taken, the
+ * client with most gives way: one that is not open, else its longest idle one, as long as it has more than the
+ * newcomer. So a guest that opens and never speaks keeps out itself alone, and no SYN cookies are needed. Beyond that
+ * RST.
  *
- * Initial sequence numbers are those of RFC 6528: a clock of 4 us and a keyed hash of the four addresses. A segment that
- * belongs to no connection is answered with RST (RFC 9293 section 3.10.7.1). RST and challenge ACKs (RFC 5961 section 7)
- * are 100 a second each at most. One timer runs, and only while there are connections; it keeps no process alive.
+ * Initial sequence numbers are those of RFC 6528: a clock of 4 us and a keyed hash of the four addresses. A segment
+ * that belongs to no connection is answered with RST (RFC 9293 section 3.10.7.1). RST and challenge ACKs (RFC 5961
+ * section 7) are 100 a second each at most. One timer runs, and only while there are connections; it keeps no process
+ * alive.
  *
- * Not done: connections of our own, window scaling, SACK, time stamps, urgent data, path MTU discovery (the segment size
- * is what fits into the network's MTU), IPv4 fragments.
+ * Not done: connections of our own, window scaling, SACK, time stamps, urgent data, path MTU discovery (the segment
+ * size is what fits into the network's MTU), IPv4 fragments.
  */
 import { createHash, randomBytes } from 'node:crypto'
 import { CLOSED, SYN_RECEIVED, TIME_WAIT, TcpConnection, type Wire } from './tcp-connection.js'

@@ -47,7 +47,8 @@ export function readSegment(frame: Uint8Array, isUnfinished: boolean): Segment |
     end = ip + view.getUint16(ip + 2)
     addressBytes = 4
     if (bytes[ip] >> 4 !== 4 || at < ip + 20 || (view.getUint16(ip + 6) & 0x3fff) !== 0) return null
-    if (bytes[ip + 9] !== PROTOCOL_TCP || end > bytes.length || at > end || checksum(bytes, ip, at, 0) !== 0) return null
+    if (bytes[ip + 9] !== PROTOCOL_TCP || end > bytes.length || at > end) return null
+    if (checksum(bytes, ip, at, 0) !== 0) return null
   } else if (type === 0x86dd) {
     end = ip + 40 + view.getUint16(ip + 4)
     if (bytes[ip] >> 4 !== 6 || bytes[ip + 6] !== PROTOCOL_TCP || end > bytes.length) return null

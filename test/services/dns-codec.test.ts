@@ -20,7 +20,10 @@ import { a, answer, cname, query, random, read, soa, wire } from './dns-messages
 
 const bytes = (...parts: (number | string | number[])[]): Uint8Array =>
   Uint8Array.from(parts.flatMap((part) => (typeof part === 'string' ? [...Buffer.from(part, 'latin1')] : part)))
-const header = (flags: number, ...counts: number[]): number[] => [0, 7, flags >> 8, flags & 255, ...counts.flatMap((n) => [n >> 8, n & 255])]
+const header = (flags: number, ...counts: number[]): number[] => [
+  ...[0, 7, flags >> 8, flags & 255],
+  ...counts.flatMap((n) => [n >> 8, n & 255]),
+]
 
 test('names from and to text', () => {
   for (const text of ['.', 'a', 'web.lan', '_http._tcp.lan', 'x'.repeat(63), `a\\.b.c`, '\\000\\255.x', 'a\\\\b'])
@@ -55,7 +58,8 @@ test('compressed names are read, unsound ones refused', () => {
     'no end': [at12(3, 'abc'), 12],
     nothing: [at12(), 12],
   }
-  for (const [what, [message, at]] of Object.entries(bad)) assert.equal(reader.read(message, at, message.length), -1, what)
+  for (const [what, [message, at]] of Object.entries(bad))
+    assert.equal(reader.read(message, at, message.length), -1, what)
   const target = (i: number): number => (i === 0 ? 12 : 11 + 2 * i)
   const chain = [0, ...Array.from({ length: 200 }, (_, i) => [0xc0 | (target(i) >> 8), target(i) & 255]).flat()]
   const hops = bytes(new Array<number>(12).fill(0), chain)

@@ -213,7 +213,7 @@ export async function fakeUpstream(behave: Behaviour): Promise<FakeUpstream> {
     })
   })
   const tcp = createServer((socket) => {
-    let held = Buffer.alloc(0)
+    let held: Buffer = Buffer.alloc(0)
     socket.on('error', () => socket.destroy())
     socket.on('data', (bytes) => {
       held = Buffer.concat([held, bytes])

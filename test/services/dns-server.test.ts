@@ -43,7 +43,8 @@ test('RFC 8906: every kind of query gets its answer', () => {
   const seen = (message: Uint8Array) => read(ask(message)!)
   const AA = 0x8480
   assert.equal(seen(query('lan', 'SOA', { flags: 0 })).flags, AA)
-  assert.deepEqual([seen(query('lan', 1000, { flags: 0 })).rcode, seen(query('lan', 1000, { flags: 0 })).flags], [0, AA])
+  const unknown = seen(query('lan', 1000, { flags: 0 }))
+  assert.deepEqual([unknown.rcode, unknown.flags], [0, AA])
   for (const flags of [0x0400, 0x0040, 0x0020, 0x0010, 0x0100, 0x0080, 0x0200]) {
     const got = seen(query('lan', 'SOA', { flags }))
     assert.deepEqual([got.flags, got.answers.length], [AA | (flags & 0x0110), 1], `flags ${flags.toString(16)}`)
@@ -55,11 +56,13 @@ test('RFC 8906: every kind of query gets its answer', () => {
   const edns = seen(query('lan', 'SOA', { edns: 4096, flags: 0 }))
   assert.deepEqual([edns.hasOpt, edns.rcode, edns.answers.length], [true, 0, 1])
   const future = ask(query('lan', 'SOA', { edns: 4096, version: 100 }))!
-  assert.deepEqual([read(future).rcode, read(future).counts[1], future[future.length - 6], future[future.length - 5]], [0, 0, 1, 0])
+  assert.deepEqual([read(future).rcode, read(future).counts[1]], [0, 0])
+  assert.deepEqual([...future.slice(-6, -4)], [1, 0], 'BADVERS, version 0')
   const withOption = Uint8Array.from([...query('lan', 'SOA', { edns: 4096 }), 0, 100, 0, 2, 1, 2])
   withOption[withOption.length - 7] = 6
   const option = ask(withOption)!
-  assert.deepEqual([read(option).rcode, read(option).answers.length, option[option.length - 1]], [0, 1, 0], 'not echoed')
+  assert.deepEqual([read(option).rcode, read(option).answers.length], [0, 1])
+  assert.equal(option[option.length - 1], 0, 'not echoed')
   const dnssec = ask(query('lan', 'SOA', { edns: 4096, dnssec: true }))!
   assert.equal(dnssec[dnssec.length - 4], 0x80, 'DO is repeated')
   assert.equal(seen(query('lan', 'SOA', { qclass: 3 })).rcode, 5)
@@ -124,7 +127,9 @@ test('mutated queries: at most one answer each, sound, never longer than may be'
 
 test('frames of DNS over TCP: in pieces of any size, several in one', () => {
   const next = random(2)
-  const messages = Array.from({ length: 50 }, (_, i) => Uint8Array.from({ length: i === 7 ? 65535 : i * 13 }, () => next(256)))
+  const messages = Array.from({ length: 50 }, (_, i) =>
+    Uint8Array.from({ length: i === 7 ? 65535 : i * 13 }, () => next(256)),
+  )
   const bytes = Uint8Array.from(messages.flatMap((message) => [...framed(message)]))
   for (const most of [1, 3, 700, bytes.length]) {
     const got: Uint8Array[] = []
@@ -190,17 +195,22 @@ function hasDig(): boolean {
   }
 }
 
-test('dig: RFC 8906 section 8, local and forwarded names, UDP and TCP', { skip: !hasDig() && 'dig is not installed' }, async () => {
+const skip = hasDig() ? false : 'dig is not installed'
+
+test('dig: RFC 8906 section 8, local and forwarded names, UDP and TCP', { skip }, async () => {
   const big = Array.from({ length: 90 }, (_, i) => i)
   const upstream = await fakeUpstream((asked, isTcp) => {
     const { name } = read(asked)
     if (!name.toLowerCase().startsWith('big')) return [answer(asked, { answers: [a(name, '192.0.2.1')] })]
-    return [isTcp ? answer(asked, { answers: big.map((i) => a(name, `192.0.2.${i}`)) }) : answer(asked, { flags: 0x0200 })]
+    if (!isTcp) return [answer(asked, { flags: 0x0200 })]
+    return [answer(asked, { answers: big.map((i) => a(name, `192.0.2.${i}`)) })]
   })
   const server = makeServer()
   server.forwarder.setUpstreams([new Upstream('127.0.0.1', upstream.port)])
   const udp = createSocket('udp4')
-  udp.on('message', (bytes, from) => server.handle(bytes, CLIENT, (message) => udp.send(message, from.port, from.address)))
+  udp.on('message', (bytes, from) => {
+    server.handle(bytes, CLIENT, (message) => udp.send(message, from.port, from.address))
+  })
   await new Promise<void>((resolve) => udp.bind(0, '127.0.0.1', resolve))
   const { port } = udp.address()
   const tcp = createServer((socket) => {

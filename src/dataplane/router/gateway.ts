@@ -28,7 +28,7 @@ import * as routerTable from './router-table.js'
 import type { RouterTable } from './router-table.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
-const { DROP_BAD_ARP, DROP_BAD_ND, DROP_NOT_ROUTED, DROP_NOT_SERVED, DROP_SERVICE_BUSY } = drops
+const { DROP_BAD_ARP, DROP_BAD_ND, DROP_NOT_ROUTED, DROP_NOT_SERVED, DROP_NO_SLOT, DROP_SERVICE_BUSY } = drops
 const {
   BURST_CAPACITY,
   DESTINATION_LOW,
@@ -64,6 +64,8 @@ export interface RoutesPackets {
 
 /** What forwards a burst of frames that the router sends. */
 export interface ForwardsFrames {
+  /** it is at work, and cannot take another burst now */
+  readonly busy: boolean
   process(burst: Burst): void
 }
 
@@ -164,8 +166,11 @@ export class Gateway implements Releases {
     records[record + SOURCE_LOW] = ownLow
     records[record + MAC_HIGH] = macHigh | (ownHigh << 16)
     const { routed } = this
+    if (routed.count === BURST_CAPACITY) {
+      if (this.forward.busy) return this.pool.drop(packet, DROP_NO_SLOT)
+      this.forward.process(routed)
+    }
     routed.packets[routed.count++] = packet
-    if (routed.count === BURST_CAPACITY) this.forward.process(routed)
   }
 
   /** Sends a packet to a neighbor's MAC. */

@@ -112,6 +112,8 @@ export class RouterTable {
   readonly services = new Int32Array(NETWORKS_MAX)
   /** 1: the segment is an uplink */
   readonly uplink = new Int32Array(NETWORKS_MAX)
+  /** 1: frames between guests of the network are judged too */
+  readonly filtered = new Int32Array(NETWORKS_MAX)
   /** by zone; a zone without a router has the empty one */
   readonly zones: Zone[] = []
 

@@ -38,7 +38,8 @@ import type { Zone } from './zone.js'
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
 const { DROP_HOP_LIMIT, DROP_INVALID, DROP_MARTIAN, DROP_NOT_ROUTED, DROP_NO_NEIGHBOR, DROP_NO_ROUTE, DROP_TOO_BIG } =
   drops
-const { CONNECTION_SHIFT, HEADER_LENGTH, HEADER_ROUTED_PACKETS, INGRESS, RECORD_SHIFT, SEGMENT_BYTES } = layout
+const { CONNECTION_SHIFT, HEADER_LENGTH, HEADER_ROUTED_PACKETS, INGRESS, LENGTH, OFFSET, RECORD_SHIFT, SEGMENT_BYTES } =
+  layout
 const { FRAGMENT_NONE, PROTOCOL_ICMP6, PROTOCOL_TCP } = headerTypes
 const { isMartianDestination4, isMartianDestination6, isMartianSource4, isMartianSource6 } = headerTypes
 const {
@@ -230,6 +231,7 @@ export class Router implements RoutesPackets, GivesUp {
     const status = this.words[(entry << CONNECTION_SHIFT) + CONN_STATUS]
     if ((status & (STATUS_SNAT | STATUS_DNAT)) !== 0) this.translate(entry, direction, status)
     if (h.protocol === PROTOCOL_TCP && table.mtu[state.segment] !== mtu) this.clamp(mtu)
+    pool.records[record + LENGTH] = h.end - pool.records[record + OFFSET] // without padding
     if (isTooBig) this.cut(neighbor, mtu)
     else gateway.sendTo(packet, neighbor)
   }

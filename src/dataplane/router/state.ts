@@ -10,7 +10,7 @@ import type { Arena } from '../layout.js'
 import type { PortTable } from '../port-table.js'
 import { Connections } from './connections.js'
 import { Conntrack } from './conntrack.js'
-import { Firewall, PATHS } from './firewall.js'
+import { Firewall, PATHS, PATH_LOCAL } from './firewall.js'
 import { Fragments } from './fragments.js'
 import type { Gateway } from './gateway.js'
 import { Headers } from './headers.js'
@@ -76,6 +76,8 @@ export class RouterState {
     this.firewalls[zone] = firewall
     this.judgesAll[zone] = 0
     for (let path = 0; path < PATHS; path++) if (firewall.needsEveryPacket(path)) this.judgesAll[zone] = 1
+    const isLocalJudged = router !== null && (firewall.decides(PATH_LOCAL) || firewall.needsEveryPacket(PATH_LOCAL))
+    this.table.filtered[zone] = isLocalJudged ? 1 : 0
     if (router === null) {
       this.connections.flush(zone)
       this.mappings.flush(zone)

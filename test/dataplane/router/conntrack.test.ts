@@ -1,6 +1,6 @@
 /**
- * Connection tracking of UDP, ICMP queries and other protocols, the timeouts of all, and the counters. TCP's states have
- * a file of their own.
+ * Connection tracking of UDP, ICMP queries and other protocols, the timeouts of all, and the counters. TCP's states
+ * have a file of their own.
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
