@@ -1,17 +1,17 @@
 /**
- * What Weft decides a frame costs: nanoseconds of the whole pipeline for L2, without any device.
+ * What Weft's decision on a frame costs: nanoseconds of the whole pipeline, switching and routing, without any device.
  *
  *   node dist/bench/decision.js                                   `name value unit` lines, all cases
- *   node dist/bench/decision.js many                              the cases whose name contains a word
+ *   node dist/bench/decision.js many                              the cases whose name begins with a word
+ *   node dist/bench/decision.js nat --brief                       the same, in bursts of 64 only
  *   node dist/bench/decision.js --gc-check                        10 s of load; exit 1 if a garbage collection is seen
  *   node --trace-deopt dist/bench/decision.js --gc-check          the same; a line between "load" and "end" is a
  *                                                                 deoptimization after warm-up and must not be there
  *   node --cpu-prof --cpu-prof-dir=/tmp dist/bench/decision.js many    where the time goes
  *
- * The loop of a shard (`Loop.turn`) runs over a driver that costs next to nothing: its frames lie ready in the pool, a
- * receive call writes their addresses, resets their records and lists them, a transmit call throws the pairs away. That
- * cost is measured by itself, with the same frames, and subtracted: "decision" is the turn, less "driver". No frame is
- * dropped (checked), so the pool stays as it is.
+ * The loop of a shard (`Loop.turn`) runs over a driver that costs next to nothing (treadmill.ts). That cost is measured
+ * by itself, with the same frames, and subtracted: "decision" is the turn, less "driver". No frame is dropped (checked),
+ * so the pool stays as it is.
  *
  * Cases: `few` is 2 ports with one address each, in runs of 32 frames; `alternating` the same, each frame from the
  * other port, as no device gives them. `many` is 1,000 ports and 100,000 addresses, each frame between two of them at
@@ -20,31 +20,22 @@
  * frame with a tag to be popped. `flood` is a group address to 8 other ports. `attack` is a full table with a new
  * source address in each frame, so that each learns and evicts; it is no case of the 30 ns, but must stay bounded.
  *
- * Seeded; timed by package `benchmark`, see `nanoseconds`. The clock of the
- * FDB advances a second every FRAMES_A_SECOND frames, so that refreshing entries is part of the cost.
+ * Through NAT and firewall (decision-routed.ts), frames of established connections, half of them answers: `nat` and
+ * `nat-tcp` are one connection in runs of 32 frames, as `few`; `nat-64` 64 of 8 guests in runs of 8, as `hot`;
+ * `nat-each` the same, each frame of another connection than the last; `nat-1k` and `nat-1m` 1,000 and 1,000,000
+ * connections of 64 guests, each frame of one at random. "more" is what they cost beyond switching.
+ *
+ * Seeded; timed by package `benchmark`, see `nanoseconds`.
  */
 import { PerformanceObserver } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Benchmark from 'benchmark'
-import {
-  type Arena,
-  BURST_CAPACITY,
-  DEFAULT_GEOMETRY,
-  HEADER_FDB_USED,
-  HEADER_NOW,
-  INGRESS,
-  LENGTH,
-  OFFSET,
-  RECORD_SHIFT,
-  REFERENCES,
-  TAG,
-  arenaBytes,
-  formatArena,
-  viewArena,
-} from '../src/dataplane/layout.js'
 import { Pool } from '../src/dataplane/burst.js'
-import { type Driver, Loop } from '../src/dataplane/loop.js'
+import { DEFAULT_GEOMETRY, HEADER_FDB_USED, arenaBytes, formatArena, viewArena } from '../src/dataplane/layout.js'
+import { Loop } from '../src/dataplane/loop.js'
 import { type CompiledPort, PORT_LINK, PORT_VLAN_AWARE } from '../src/dataplane/port-table.js'
+import { type RoutedCase, buildRouted, routedCases } from './decision-routed.js'
+import { SEQUENCE, type Sequence, type Stand, Treadmill, randomFrom } from './treadmill.js'
 
 const BURSTS = [1, 8, 32, 64, 256]
 /** Shorter than the scheduler's slice, so that on a shared machine some samples are undisturbed. */
@@ -52,99 +43,8 @@ const SAMPLE_SECONDS = 0.002
 const CASE_SECONDS = 0.4
 const MANY_PORTS = 1000
 const MANY_ADDRESSES = 100_000
-const FRAME_BYTES = 60
-/** Frames that the driver goes through before it begins again; a power of two. */
-const SEQUENCE = 1 << 17
-/** Frames between two seconds of the FDB's clock: few, so that warm-up sees many seconds. */
-const FRAMES_A_SECOND = 500_000
-/** Bytes before a frame where the driver keeps the frame's first 16 bytes as they were. */
-const TEMPLATE = 32
 const GC_SECONDS = 10
 const WARM_SECONDS = 8
-
-/** mulberry32: 32 random bits a call. */
-function randomFrom(seed: number): () => number {
-  let state = seed | 0
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let t = Math.imul(state ^ (state >>> 15), 1 | state)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    return (t ^ (t >>> 14)) >>> 0
-  }
-}
-
-/** The frames of a case: by which port each comes, and the lower halves of its two addresses. */
-interface Sequence {
-  ingress: Int32Array
-  source: Int32Array
-  destination: Int32Array
-}
-
-/** Lists frames that lie ready, and forgets what it is to send. */
-class Treadmill implements Driver {
-  sent = 0
-  private readonly arena: Arena
-  private readonly halves: Uint16Array
-  private readonly packets = new Int32Array(BURST_CAPACITY)
-  private readonly frames = new Int32Array(BURST_CAPACITY)
-  private readonly burst: number
-  private readonly sequence: Sequence
-  private readonly tagged: boolean
-  private next = 0
-  private untilSecond = FRAMES_A_SECOND
-
-  constructor(arena: Arena, pool: Pool, burst: number, sequence: Sequence, head: number[]) {
-    this.arena = arena
-    this.halves = new Uint16Array(arena.buffer)
-    this.burst = burst
-    this.sequence = sequence
-    this.tagged = head[12] === 0x81
-    for (let i = 0; i < BURST_CAPACITY; i++) {
-      const packet = pool.take(FRAME_BYTES)
-      const frame = arena.records[(packet << RECORD_SHIFT) + OFFSET]
-      this.packets[i] = packet
-      this.frames[i] = frame
-      arena.bytes.set(head, frame)
-      arena.bytes.set(head, frame - TEMPLATE)
-    }
-  }
-
-  receive(): number {
-    const { halves, burst, sequence, packets, frames } = this
-    const { records, bytes } = this.arena
-    const { ingress, source, destination } = sequence
-    const listed = this.arena.burst
-    for (let i = 0; i < burst; i++) {
-      const at = (this.next + i) & (SEQUENCE - 1)
-      const packet = packets[i]
-      const frame = frames[i]
-      const record = packet << RECORD_SHIFT
-      if (this.tagged) bytes.copyWithin(frame, frame - TEMPLATE, frame - TEMPLATE + 16)
-      const half = frame >> 1
-      halves[half + 1] = destination[at]
-      halves[half + 2] = destination[at] >>> 16
-      halves[half + 4] = source[at]
-      halves[half + 5] = source[at] >>> 16
-      records[record + OFFSET] = frame
-      records[record + LENGTH] = FRAME_BYTES
-      records[record + INGRESS] = ingress[at]
-      records[record + TAG] = 0
-      records[record + REFERENCES] = 1
-      listed[i] = packet
-    }
-    this.next = (this.next + burst) & (SEQUENCE - 1)
-    this.untilSecond -= burst
-    if (this.untilSecond <= 0) {
-      this.untilSecond += FRAMES_A_SECOND
-      this.arena.header[HEADER_NOW] += 1
-    }
-    return burst
-  }
-
-  transmit(pairs: number): void {
-    this.sent += pairs
-  }
-}
 
 interface Case {
   name: string
@@ -195,13 +95,6 @@ const low = (address: number): number => Math.imul(address + 1, 0x9e3779b1)
 const HIGH_OCTETS = [0x52, 0x54]
 const VID = 10
 
-interface Stand {
-  loop: Loop
-  driver: Treadmill
-  arena: Arena
-  drops(): number
-}
-
 function build(kase: Case, burst: number): Stand {
   const random = randomFrom(kase.ports + burst)
   const buffer = new ArrayBuffer(arenaBytes(DEFAULT_GEOMETRY))
@@ -248,7 +141,11 @@ function build(kase: Case, burst: number): Stand {
   for (let address = 0; address < kase.addresses; address++) learn(address)
   if (kase.attack)
     for (let i = 0; arena.header[HEADER_FDB_USED] < DEFAULT_GEOMETRY.fdbCapacity >> 1; i++) learn(i * MANY_PORTS + 1)
-  return { loop, driver, arena, drops: () => arena.drops.reduce((sum, drops) => sum + drops, 0) }
+  return { loop, driver, drops: () => arena.drops.reduce((sum, drops) => sum + drops, 0) }
+}
+
+function stand(kase: Case | RoutedCase, burst: number): Stand {
+  return 'flows' in kase ? buildRouted(kase, burst) : build(kase, burst)
 }
 
 /** Nanoseconds a call: that of the quickest tenth of many short samples, the others having been interrupted. */
@@ -262,8 +159,8 @@ function say(name: string, value: number, unit: string): void {
   process.stdout.write(`${name} ${value.toFixed(1)} ${unit}\n`)
 }
 
-function measure(kase: Case, burst: number): number {
-  const { loop, driver, drops } = build(kase, burst)
+function measure(kase: Case | RoutedCase, burst: number): number {
+  const { loop, driver, drops } = stand(kase, burst)
   const turn = (): void => void loop.turn(0)
   const bare = (): void => void driver.receive()
   for (let frames = 0; frames < 1 << 19; frames += burst) turn()
@@ -278,16 +175,31 @@ function measure(kase: Case, burst: number): number {
 
 function compare(wanted: readonly string[]): void {
   const results = new Map<string, number>()
-  const chosen = cases.filter(({ name }) => wanted.length === 0 || wanted.some((word) => name.includes(word)))
-  for (const burst of BURSTS) {
+  const words = wanted.filter((word) => !word.startsWith('--'))
+  const bursts = wanted.includes('--brief') ? [64] : BURSTS
+  const chosen = [...cases, ...routedCases].filter(
+    ({ name }) => words.length === 0 || words.some((word) => name.startsWith(word)),
+  )
+  for (const burst of bursts) {
     for (const kase of chosen) results.set(kase.name, measure(kase, burst))
     // alike in their order, unlike in their tables
     for (const [name, other] of [
       ['many', 'alternating'],
       ['hot', 'few'],
+      ['nat-1m', 'nat-1k'],
     ] as const) {
       const [one, two] = [results.get(name), results.get(other)]
       if (one !== undefined && two !== undefined) say(`ratio/${name}-to-${other}/burst-${burst}`, one / two, 'times')
+    }
+    // alike in their order: what the router adds
+    for (const [name, other] of [
+      ['nat', 'few'],
+      ['nat-tcp', 'few'],
+      ['nat-64', 'hot'],
+    ] as const) {
+      const [one, two] = [results.get(name), results.get(other)]
+      if (one !== undefined && two !== undefined)
+        say(`more/${name}-than-${other}/burst-${burst}`, one - two, 'ns/frame')
     }
   }
 }
@@ -306,7 +218,7 @@ async function isFreeOfGarbage(): Promise<boolean> {
     for (const { startTime, duration } of list.getEntries())
       seen.push(`${startTime.toFixed(0)} ms: ${duration.toFixed(2)} ms`)
   }
-  const stands = cases.map((kase) => build(kase, 64))
+  const stands = [...cases, ...routedCases].map((kase) => stand(kase, 64))
   turnsFor(WARM_SECONDS, stands)
   await sleep(100) // what the set-up left behind is told now, before the observer listens
   const observer = new PerformanceObserver(note)

@@ -13,7 +13,7 @@ import type { Ip, Prefix } from '../services/address.js'
 import { readResolvers, watchResolvers } from '../services/host-network.js'
 import { LeaseJournal } from '../services/lease-journal.js'
 import type { Lease, LeaseEvent } from '../services/leases.js'
-import type { CompiledPort } from '../dataplane/port-table.js'
+import type { CompiledNetwork, CompiledPort } from '../dataplane/port-table.js'
 import { PORT_GATEWAY, PORT_LINK } from '../dataplane/port-table.js'
 import * as routerTable from '../dataplane/router/router-table.js'
 import type { CompiledForward, CompiledNat, CompiledRoute, CompiledRouter } from '../dataplane/router/router-table.js'
@@ -232,6 +232,15 @@ export class ActiveRouter {
     return this.uplink?.segment ?? -1
   }
 
+  /** The uplink's device as a port, undefined: none; and its hidden network. */
+  uplinkPort(): number | undefined {
+    return this.uplink?.port.number
+  }
+
+  uplinkNetwork(): CompiledNetwork | null {
+    return this.uplink?.compile() ?? null
+  }
+
   prefixes(): Prefix[] {
     return [...sitesOf(this.definition).map(({ subnet }) => subnet), ...(this.uplink?.prefixes() ?? [])]
   }
@@ -257,7 +266,8 @@ export class ActiveRouter {
 
   // ---- compiling ----
 
-  private compile(): CompiledRouter {
+  /** All that the shard must know of it. */
+  compile(): CompiledRouter {
     const { definition, uplink, host } = this
     const { low, high } = macWords(this.mac)
     const sites = sitesOf(definition)

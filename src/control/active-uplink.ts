@@ -132,7 +132,7 @@ export class ActiveUplink {
   }
 
   status(): UplinkStatus {
-    const { state, reason } = this.port
+    const { state, reason, receive, transmit, drops } = this.port.status()
     const isWaiting = this.client !== null && state === 'up' && this.client.configuration === null
     return {
       kind: this.kind,
@@ -143,6 +143,9 @@ export class ActiveUplink {
       mac: this.mac,
       addresses: this.addresses.map(formatPrefix),
       gateways: this.gateways.map(formatIp),
+      receive,
+      transmit,
+      drops,
     }
   }
 
@@ -193,7 +196,7 @@ export class ActiveUplink {
     await this.host.shard.ask({ do: 'configure', network })
   }
 
-  private compile(): CompiledNetwork {
+  compile(): CompiledNetwork {
     const { port } = this
     const device = compilePort({
       number: port.number,

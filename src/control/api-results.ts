@@ -4,7 +4,6 @@
 import { type Static, Type } from 'typebox'
 
 const nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) => Type.Union([schema, Type.Null()])
-const count = Type.Integer({ minimum: 0 })
 
 const Mode = Type.Union([
   Type.Literal('nat'),
@@ -20,6 +19,9 @@ const Subnet = Type.Object({
 })
 const State = Type.Union([Type.Literal('up'), Type.Literal('down'), Type.Literal('error')])
 
+const count = Type.Integer({ minimum: 0 })
+const Traffic = Type.Object({ packets: count, bytes: count, dropped: count })
+const Drops = Type.Record(Type.String(), count, { description: 'counts by reason' })
 export const UplinkResult = Type.Object({
   kind: Type.Union([Type.Literal('host'), Type.Literal('netdev')]),
   dev: Type.String(),
@@ -28,6 +30,9 @@ export const UplinkResult = Type.Object({
   mac: Type.String(),
   addresses: Type.Array(Type.String()),
   gateways: Type.Array(Type.String()),
+  receive: Traffic,
+  transmit: Traffic,
+  drops: Drops,
 })
 
 export const NetworkResult = Type.Object({
@@ -72,10 +77,8 @@ const Options = Type.Union([
   Type.Object({ kind: Type.Literal('pcap'), read: nullable(Type.String()), write: nullable(Type.String()) }),
 ])
 
-const Traffic = Type.Object({ packets: count, bytes: count, dropped: count })
 const Kind = Type.Union([Type.Literal('tap'), Type.Literal('netdev'), Type.Literal('qemu'), Type.Literal('pcap')])
 const Waiver = Type.Union([Type.Literal('spoofing'), Type.Literal('dhcp-server'), Type.Literal('router')])
-const Drops = Type.Record(Type.String(), count, { description: 'counts by reason' })
 const Software = Type.Object({ segmented: count, checksums: count })
 
 export const PortResult = Type.Object({

@@ -21,7 +21,7 @@ import {
   HEADER_PORTS,
 } from '../dataplane/layout.js'
 import { MOVE_STRIDE } from '../dataplane/fdb.js'
-import { NETWORKS_MAX } from '../dataplane/port-table.js'
+import { type CompiledNetwork, NETWORKS_MAX } from '../dataplane/port-table.js'
 import { ActivePort, portOptions } from './active-port.js'
 import { type ActiveRouter, isRouted } from './active-router.js'
 import { Captures } from './captures.js'
@@ -49,6 +49,7 @@ import type {
 import { Routing } from './routing.js'
 import { Shard } from './shard.js'
 import { compileNetwork } from './snapshot.js'
+import { trace } from './trace.js'
 
 const CHECK_MILLIS = 1000
 
@@ -345,8 +346,21 @@ class ShardFabric implements Fabric {
     return this.network(name).router?.uplinkStatus() ?? null
   }
 
-  trace(_name: string, _port: string, _packet: string): Promise<TraceReport> {
-    return Promise.reject(new Failure('ERR_UNSUPPORTED', 'trace: comes in a later version of Weft'))
+  async trace(name: string, portName: string, packet: string): Promise<TraceReport> {
+    const network = this.network(name)
+    const isUplink = portName === 'uplink' && network.router?.uplinkPort() !== undefined
+    const port = isUplink ? network.router!.uplinkPort()! : this.activePort(name, portName).number
+    return trace({
+      shard: this.shard,
+      networks: [...[...this.networks.values()].map((one) => this.compile(one)), ...this.routing.uplinkNetworks()],
+      routers: this.routing.compiled(),
+      network: network.number,
+      port,
+      portName,
+      nameOf: (number) => this.byNumber[number]?.definition.name ?? null,
+      rules: network.definition.rules,
+      packet,
+    })
   }
 
   shards(): ShardStatus[] {
@@ -435,7 +449,7 @@ class ShardFabric implements Fabric {
     })
   }
 
-  private async configure(network: ActiveNetwork): Promise<void> {
+  private compile(network: ActiveNetwork): CompiledNetwork {
     const ports = [...network.ports.values()].map((port) => ({
       number: port.number,
       definition: port.definition,
@@ -444,7 +458,11 @@ class ShardFabric implements Fabric {
     }))
     const { definition, router } = network
     const gateway = router?.compiledPort(definition.mtu) ?? null
-    const compiled = compileNetwork(network.number, definition.fdbAgeSeconds, ports, gateway)
+    return compileNetwork(network.number, definition.fdbAgeSeconds, ports, gateway)
+  }
+
+  private async configure(network: ActiveNetwork): Promise<void> {
+    const compiled = this.compile(network)
     const text = JSON.stringify(compiled)
     if (text === network.told) return
     network.told = text

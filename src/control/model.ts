@@ -299,6 +299,10 @@ export interface UplinkStatus {
   mac: string
   addresses: string[]
   gateways: string[]
+  receive: Traffic
+  transmit: Traffic
+  /** counts by reason, as of a port */
+  drops: Record<string, number>
 }
 
 export interface TraceReport {

@@ -114,8 +114,8 @@ export function listConnections(arena: Arena, zone: number, timeouts: readonly n
       entry: {
         protocol: protocolName(protocol),
         state: stateName(connections, i),
-        original: tuple(connections, at, status, false),
-        reply: tuple(connections, at, status, true),
+        original: tupleOf(connections, at, status, false),
+        reply: tupleOf(connections, at, status, true),
         nat: (status & connection.STATUS_SNAT) !== 0 ? 'snat' : (status & connection.STATUS_DNAT) !== 0 ? 'dnat' : null,
         packets: counters[totals] + counters[totals + 2],
         bytes: counters[totals + 1] + counters[totals + 3],
@@ -129,7 +129,8 @@ export function listConnections(arena: Arena, zone: number, timeouts: readonly n
     .map(({ entry }): ConnectionEntry => entry)
 }
 
-function tuple(words: Int32Array, at: number, status: number, isReply: boolean): ConnectionTuple {
+/** The ends of one direction of a connection whose entry starts at word `at`. */
+export function tupleOf(words: Int32Array, at: number, status: number, isReply: boolean): ConnectionTuple {
   const isIp6 = (status & connection.STATUS_IP6) !== 0
   const further = at + connection.CONN_IP6
   const ip = (first: number, rest: number): string =>

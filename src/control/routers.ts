@@ -108,7 +108,8 @@ export class Routers {
   trace(network: string, port: string, packet: string): Promise<TraceReport> {
     this.networks.requireActive(network)
     const { definition } = this.find(network)
-    portOf(definition, port)
+    const isUplink = port === 'uplink' && this.fabric.uplink(definition.name) !== null
+    if (!isUplink) portOf(definition, port)
     return this.fabric.trace(definition.name, port, packet)
   }
 

@@ -12,6 +12,8 @@ import type { Prefix } from '../services/address.js'
 import { PATHS } from '../dataplane/router/firewall.js'
 import { LOG_WORDS } from '../dataplane/router/firewall.js'
 import { TIMEOUTS } from '../dataplane/router/conntrack.js'
+import type { CompiledNetwork } from '../dataplane/port-table.js'
+import type { CompiledRouter } from '../dataplane/router/router-table.js'
 import type { ActivePort } from './active-port.js'
 import { ActiveRouter, type RouterHost } from './active-router.js'
 import { injectFrame } from './inject.js'
@@ -86,6 +88,15 @@ export class Routing {
         this.host.tell({ type: 'rule.logged', network: name, rule, packet })
       }
     }
+  }
+
+  /** What the shard knows of routers and of the hidden networks of uplinks. */
+  compiled(): CompiledRouter[] {
+    return [...this.routers.values()].map(({ router }) => router.compile())
+  }
+
+  uplinkNetworks(): CompiledNetwork[] {
+    return [...this.routers.values()].flatMap(({ router }) => router.uplinkNetwork() ?? [])
   }
 
   neighbors(name: string): NeighborEntry[] {

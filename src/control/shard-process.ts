@@ -25,6 +25,7 @@ import { Loop } from '../dataplane/loop.js'
 import { MOVE_STRIDE } from '../dataplane/fdb.js'
 import { LOG_WORDS } from '../dataplane/router/firewall.js'
 import { check, native } from '../ports/native.js'
+import { copyTables } from './arena-copy.js'
 import { type Reply, type Request, ShardChannel } from './shard-channel.js'
 
 const CHANNEL = 3
@@ -141,7 +142,8 @@ function run(): never {
       case 'rules':
         return [...router.firewalls[request.zone].counters]
       case 'copy':
-        new Uint8Array(check(native.mapMemory(fds[0], request.bytes), 'copy')).set(arena.bytes)
+        copyTables(arena, check(native.mapMemory(fds[0], request.bytes), 'copy'))
+        native.close(fds[0])
         return 0
     }
   }

@@ -103,16 +103,15 @@ export class Pipeline {
 
   /** Once a second: what is too old is forgotten, and neighbors are asked again. Returns whether there is more to do. */
   sweep(seconds: number): boolean {
-    let more = this.fdb.sweep(seconds)
-    if (this.routers.active) {
-      this.gateway.now = this.router.now = seconds
-      this.neighbors.sweep(seconds, this.walk)
-      this.gateway.sendProbes()
-      if (this.router.sweep(seconds)) more = true
-      this.forward.process(this.gateway.routed)
-      this.egress.transmit()
-    }
-    return more
+    // also without a router: one that has gone may have left packets that wait
+    this.gateway.now = this.router.now = seconds
+    this.neighbors.sweep(seconds, this.walk)
+    this.gateway.sendProbes()
+    const isFdbDone = !this.fdb.sweep(seconds)
+    const isRouterDone = !this.router.sweep(seconds)
+    this.forward.process(this.gateway.routed)
+    this.egress.transmit()
+    return !isFdbDone || !isRouterDone
   }
 
   /** Takes the burst through all stages; every packet of it is sent or freed when this returns. */

@@ -222,7 +222,9 @@ function optionsOf(
 }
 
 function bootFile({ bootFiles }: Dhcp4Settings, options: Map<number, Uint8Array>): string {
-  const isIpxe = Buffer.from(options.get(option.OPTION_USER_CLASS) ?? []).toString('latin1').includes('iPXE')
+  const isIpxe = Buffer.from(options.get(option.OPTION_USER_CLASS) ?? [])
+    .toString('latin1')
+    .includes('iPXE')
   if (isIpxe && Object.hasOwn(bootFiles, 'ipxe')) return bootFiles.ipxe
   const architecture = option.decodeNumber(options.get(option.OPTION_ARCHITECTURE)?.subarray(0, 2), 2)
   if (architecture !== null && Object.hasOwn(bootFiles, `${architecture}`)) return bootFiles[`${architecture}`]

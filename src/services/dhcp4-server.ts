@@ -293,8 +293,7 @@ export class Dhcp4Server {
   ): Datagram | null {
     const { options, nowSeconds } = request
     const name =
-      option.decodeFqdn(options.get(option.OPTION_FQDN))?.name ??
-      option.decodeText(options.get(option.OPTION_HOSTNAME))
+      option.decodeFqdn(options.get(option.OPTION_FQDN))?.name ?? option.decodeText(options.get(option.OPTION_HOSTNAME))
     const seconds = this.secondsFor(request)
     const lease = this.leases.grant(holderOf(request), subnet, address, seconds, name, nowSeconds)
     if (lease === null) return this.refuse(request, subnet, 'address not available')
@@ -385,7 +384,9 @@ export class Dhcp4Server {
 function holderOf({ message, options, port }: Request4): Holder {
   const client = options.get(option.OPTION_CLIENT)
   return {
-    mac: Buffer.from(message.chaddr).toString('hex').replace(/..(?=.)/g, '$&:'),
+    mac: Buffer.from(message.chaddr)
+      .toString('hex')
+      .replace(/..(?=.)/g, '$&:'),
     port,
     client: client === undefined ? '' : Buffer.from(client.subarray(0, 255)).toString('hex'),
     association: '',

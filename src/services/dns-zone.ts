@@ -324,14 +324,7 @@ export class DnsZone {
     return FOLLOW
   }
 
-  private answer(
-    name: Uint8Array,
-    at: number,
-    key: NameKey,
-    type: number,
-    writer: MessageWriter,
-    node: Node,
-  ): void {
+  private answer(name: Uint8Array, at: number, key: NameKey, type: number, writer: MessageWriter, node: Node): void {
     if (type === codec.TYPE_ANY) {
       this.write(writer, name, at, codec.TYPE_HINFO, FIXED_TTL, REFUSES_ANY)
       writer.answers++

@@ -40,7 +40,9 @@ export function readDomain(bytes: Uint8Array): ReadDomain | null {
     const length = bytes[at]
     if (length === 0) return at + 1 === bytes.length ? { name: labels.join('.'), isComplete: true } : null
     if (length > LONGEST_LABEL || at + 1 + length > bytes.length) return null
-    const label = Buffer.from(bytes.subarray(at + 1, at + 1 + length)).toString('latin1').toLowerCase()
+    const label = Buffer.from(bytes.subarray(at + 1, at + 1 + length))
+      .toString('latin1')
+      .toLowerCase()
     if (!LABEL.test(label)) return null
     labels.push(label)
     at += 1 + length

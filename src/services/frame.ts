@@ -27,6 +27,7 @@ export interface Datagram {
 }
 
 export const PROTOCOL_UDP = 17
+const PROTOCOL_ICMP = 1
 const ETHERNET_BYTES = 14
 const ETHERTYPE_IPV4 = 0x0800
 const ETHERTYPE_IPV6 = 0x86dd
@@ -93,9 +94,10 @@ export function writeDatagram(datagram: Datagram): Uint8Array {
 }
 
 /**
- * The frame of any segment: a TCP segment, an ICMPv6 message.
+ * The frame of any segment: a TCP segment, an ICMP or ICMPv6 message.
  * @param segment with its own header; copied
- * @param checksumAt where in it the checksum goes, which covers the pseudo-header too; what stands there is not counted
+ * @param checksumAt where in it the checksum goes, which covers the pseudo-header too except with
+ *   ICMP, and counts nothing that stands there; below 0: nowhere
  */
 export function writeFrame(
   source: Omit<Endpoint, 'port'>,
@@ -134,8 +136,10 @@ export function writeFrame(
   }
   const start = at + headerBytes
   frame.set(segment, start)
+  if (checksumAt < 0) return frame
   setWord(frame, start + checksumAt, 0)
-  const pseudo = pseudoHeaderSum(source.ip, destination.ip, protocol, segment.length)
+  const hasPseudo = protocol !== PROTOCOL_ICMP
+  const pseudo = hasPseudo ? pseudoHeaderSum(source.ip, destination.ip, protocol, segment.length) : 0
   const sum = checksum(frame, start, frame.length, pseudo)
   // UDP: 0 says that there is none (RFC 768), so a sum of 0 is sent as its other form
   setWord(frame, start + checksumAt, sum === 0 && protocol === PROTOCOL_UDP ? 0xffff : sum)

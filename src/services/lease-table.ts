@@ -61,11 +61,7 @@ export class LeaseTable {
   private readonly journal: LeaseJournal | null
   private readonly onEvent: (event: LeaseEvent, lease: Lease) => void
 
-  constructor(
-    journal: LeaseJournal | null,
-    nowSeconds: number,
-    onEvent: (event: LeaseEvent, lease: Lease) => void,
-  ) {
+  constructor(journal: LeaseJournal | null, nowSeconds: number, onEvent: (event: LeaseEvent, lease: Lease) => void) {
     this.journal = journal
     this.onEvent = onEvent
     this.now = nowSeconds
@@ -265,4 +261,3 @@ function keyOf({ mac, port, association }: Holder, like: Ip): string {
 export function isHolder(lease: Lease, { mac, port, association }: Holder): boolean {
   return lease.mac === mac && lease.port === port && lease.association === association
 }
-

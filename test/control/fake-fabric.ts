@@ -206,6 +206,9 @@ export class FakeFabric implements Fabric {
       mac: '52:54:00:00:00:fe',
       addresses: ['192.0.2.2/24'],
       gateways: ['192.0.2.1'],
+      receive: { packets: 0, bytes: 0, dropped: 0 },
+      transmit: { packets: 0, bytes: 0, dropped: 0 },
+      drops: {},
     }
   }
 

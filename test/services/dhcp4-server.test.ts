@@ -70,10 +70,10 @@ suite('dhcp4-server', () => {
     assert.deepEqual([...offer.options.get(59)!], [0, 0, 0x0c, 0x4e])
     assert.deepEqual([...offer.options.get(61)!], [1, ...macBytes(CLIENT)])
     const routes = decodeRoutes(offer.options.get(121)!)!
-    assert.deepEqual(routes.map(({ destination, via }) => `${formatIp(destination.ip)} ${formatIp(via)}`), [
-      '0.0.0.0 10.0.0.1',
-      '192.168.40.0 10.0.0.2',
-    ])
+    assert.deepEqual(
+      routes.map(({ destination, via }) => `${formatIp(destination.ip)} ${formatIp(via)}`),
+      ['0.0.0.0 10.0.0.1', '192.168.40.0 10.0.0.2'],
+    )
     // broadcast, as its flag says
     assert.deepEqual([...answer.destination.ip], [255, 255, 255, 255])
     assert.deepEqual([answer.source.port, answer.destination.port], [67, 68])

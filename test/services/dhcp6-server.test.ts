@@ -311,7 +311,10 @@ test('kinds that are not leased: statuses', () => {
 test('CONFIRM says whether addresses are of this link', () => {
   const rig = new Rig()
   const status = (...addresses: string[]): number | undefined =>
-    rig.ask(CONFIRM, [ia(1, ...addresses.map(address))])?.options.get(13)?.readUInt16BE(0)
+    rig
+      .ask(CONFIRM, [ia(1, ...addresses.map(address))])
+      ?.options.get(13)
+      ?.readUInt16BE(0)
   assert.equal(status('fd00:0:0:1::5'), 0)
   assert.equal(status('fd00:0:0:1::5', 'fd00:0:0:2::5'), 4)
   assert.equal(status(), undefined)
@@ -424,7 +427,10 @@ test('a relay that is not trusted has clients of its own, and those of nobody el
   const ask = (rig: Rig, client: Uint8Array): string => {
     const answer = rig.send(relay('::', 'fe80::1', client, linkLayer), relayFrom)!
     const { associations } = readAnswer(unwrap(answer.payload).inner)
-    return associations.join().replace(/^3 \d+: /, '').replace(/ .*/, '')
+    return associations
+      .join()
+      .replace(/^3 \d+: /, '')
+      .replace(/ .*/, '')
   }
   const rig = new Rig({}, settings)
   const first = ask(rig, message(SOLICIT, [ia(1), rapid]))

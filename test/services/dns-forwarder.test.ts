@@ -68,9 +68,7 @@ async function withUpstreams(
   }
 }
 
-const honest = (asked: Uint8Array): Uint8Array[] => [
-  answer(asked, { answers: [a(nameOf(asked), '192.0.2.1', 300)] }),
-]
+const honest = (asked: Uint8Array): Uint8Array[] => [answer(asked, { answers: [a(nameOf(asked), '192.0.2.1', 300)] })]
 
 test('addresses of upstreams', () => {
   for (const text of ['192.0.2.1', '2001:db8::1', 'fe80::1%eth0', '192.0.2.1:5353', '[::1]:5353'])
@@ -139,7 +137,10 @@ test('lies are ignored: identifier, question, type, port, answers nobody asked f
     return [wrongId, wrongName, wrongType, isQuery, lie.slice(0, 11), Uint8Array.of(), ...honest(asked)]
   }
   await withUpstreams([behave], async ({ ask, fakes: [fake] }) => {
-    assert.deepEqual(read(await ask('www.example.com')).answers.map((text) => text.split(' ')[2]), ['192.0.2.1'])
+    assert.deepEqual(
+      read(await ask('www.example.com')).answers.map((text) => text.split(' ')[2]),
+      ['192.0.2.1'],
+    )
     assert.equal(fake.tcp, 0)
   })
 })
@@ -226,9 +227,15 @@ test('dead, slow and failing upstreams: others are asked, the one that answers i
   const failing: Behaviour = (asked) => [answer(asked, { rcode: 2 })]
   await withUpstreams([silent, failing, honest], async ({ ask, fakes }) => {
     assert.equal(read(await ask('a.example')).answers.length, 1)
-    assert.deepEqual(fakes.map(({ asked }) => asked.length), [1, 1, 1])
+    assert.deepEqual(
+      fakes.map(({ asked }) => asked.length),
+      [1, 1, 1],
+    )
     assert.equal(read(await ask('b.example')).answers.length, 1)
-    assert.deepEqual(fakes.map(({ asked }) => asked.length), [1, 1, 2])
+    assert.deepEqual(
+      fakes.map(({ asked }) => asked.length),
+      [1, 1, 2],
+    )
   })
   const slow: Behaviour = async (asked) => {
     await new Promise((resolve) => setTimeout(resolve, 100))
@@ -249,7 +256,10 @@ test('dead, slow and failing upstreams: others are asked, the one that answers i
   })
   await withUpstreams([failing, failing], async ({ ask, fakes }) => {
     assert.equal(read(await ask('a.example')).rcode, 2)
-    assert.deepEqual(fakes.map(({ asked }) => asked.length), [1, 1])
+    assert.deepEqual(
+      fakes.map(({ asked }) => asked.length),
+      [1, 1],
+    )
   })
   await withUpstreams([honest], async ({ ask, forwarder, fakes: [fake] }) => {
     const gone = await fakeUpstream(honest)
@@ -360,7 +370,11 @@ test('private addresses from outside are dropped, but for domains with upstreams
     }
     for (const name of ['172-15-0-1', '172-32-0-1', '192-167-1-1', '100-64-0-1', '8-8-8-8'])
       assert.equal(read(await ask(`${name}.example`)).answers.length, 2, name)
-    for (const [name, type] of [['m.example', 28], ['l.example', 28], ['h.example', 65]] as const)
+    for (const [name, type] of [
+      ['m.example', 28],
+      ['l.example', 28],
+      ['h.example', 65],
+    ] as const)
       assert.equal(read(await ask(name, type)).answers.length, 0, name)
     assert.equal(forwarder.rebindings, bad.length + 3)
     const upstream = new Upstream('127.0.0.1', fake.port)
@@ -373,14 +387,19 @@ test('private addresses from outside are dropped, but for domains with upstreams
 })
 
 test('upstreams by domain: the longest one decides, an empty list means never', async () => {
-  const says = (ip: string): Behaviour => (asked) => [answer(asked, { answers: [a(nameOf(asked), ip)] })]
+  const says =
+    (ip: string): Behaviour =>
+    (asked) => [answer(asked, { answers: [a(nameOf(asked), ip)] })]
   await withUpstreams([says('192.0.2.1'), says('192.0.2.2'), says('192.0.2.3')], async ({ ask, forwarder, fakes }) => {
     const [one, two, three] = fakes.map(({ port }) => new Upstream('127.0.0.1', port))
-    forwarder.setUpstreams([one], [
-      { domain: 'example', upstreams: [two] },
-      { domain: 'sub.example', upstreams: [three] },
-      { domain: 'never.example', upstreams: [] },
-    ])
+    forwarder.setUpstreams(
+      [one],
+      [
+        { domain: 'example', upstreams: [two] },
+        { domain: 'sub.example', upstreams: [three] },
+        { domain: 'never.example', upstreams: [] },
+      ],
+    )
     const last = async (name: string): Promise<string> => read(await ask(name)).answers[0]?.slice(-1) ?? ''
     assert.equal(await last('a.b'), '1')
     assert.equal(await last('x.example'), '2')
@@ -413,7 +432,10 @@ test('one question outside, however many ask; shares of guests and of the networ
       assert.equal(read(await ask('vm9.lan', 'A', { port: 'vm1' })).rcode, 3, 'local names are answered all the same')
       release()
       const seen = (await Promise.all(same)).map(read)
-      assert.deepEqual(seen.map(({ id }) => id), Array.from({ length: 60 }, (_, id) => id))
+      assert.deepEqual(
+        seen.map(({ id }) => id),
+        Array.from({ length: 60 }, (_, id) => id),
+      )
       assert.equal(seen.filter(({ rcode }) => rcode === 0).length, 50)
       assert.equal(fake.asked.filter((one) => nameOf(one).toLowerCase() === 'same.example').length, 1)
       await Promise.all(others)

@@ -44,8 +44,7 @@ export interface QueryOptions {
 export function query(name: string, type: string | number, options: QueryOptions = {}): Uint8Array {
   const { id = 0x1234, flags = 0x0100, edns = null, dnssec = false, version = 0, qclass = 1 } = options
   const number = typeof type === 'number' ? type : TYPES[type]
-  const opt =
-    edns === null ? [] : [0, ...be16(41), ...be16(edns), 0, version, ...be16(dnssec ? 0x8000 : 0), 0, 0]
+  const opt = edns === null ? [] : [0, ...be16(41), ...be16(edns), 0, version, ...be16(dnssec ? 0x8000 : 0), 0, 0]
   const header = [...be16(id), ...be16(flags), 0, 1, 0, 0, 0, 0, 0, edns === null ? 0 : 1]
   return Uint8Array.from([...header, ...wire(name), ...be16(number), ...be16(qclass), ...opt])
 }

@@ -164,7 +164,10 @@ test('a connection gets its answers in any order, a hundred of them, and ends wh
   stream.onData(Uint8Array.of(0, 1, 7, 0, 1))
   stream.onData(Uint8Array.of(8, 0, 1, 9))
   for (const respond of waiting.reverse()) respond()
-  assert.deepEqual(stream.written.map((bytes) => bytes[2]), [9, 8, 7])
+  assert.deepEqual(
+    stream.written.map((bytes) => bytes[2]),
+    [9, 8, 7],
+  )
   stream.onData(Uint8Array.of(0, 1, 1))
   stream.onEnd()
   assert.equal(stream.ends, 0, 'an answer is still to come')

@@ -160,7 +160,10 @@ test('reverse domains of prefixes of any length', () => {
   assert.deepEqual(reverseDomains(parsePrefix('10.1.0.0/16')!), ['1.10.in-addr.arpa'])
   assert.equal(reverseDomains(parsePrefix('203.0.114.64/26')!).length, 64)
   assert.deepEqual(reverseDomains(parsePrefix('192.168.4.0/23')!), ['4.168.192.in-addr.arpa', '5.168.192.in-addr.arpa'])
-  assert.deepEqual(reverseDomains(parsePrefix('2001:db8:1::/63')!).map((name) => name.split('.')[0]), ['0', '1'])
+  assert.deepEqual(
+    reverseDomains(parsePrefix('2001:db8:1::/63')!).map((name) => name.split('.')[0]),
+    ['0', '1'],
+  )
   assert.deepEqual(reverseDomains(parsePrefix('0.0.0.0/0')!), ['in-addr.arpa'])
 })
 

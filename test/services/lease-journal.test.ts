@@ -126,7 +126,13 @@ suite('lease-journal', () => {
     const line = own.replaceAll('00:01', '00:02').replace(/10\.0\.0\.\d+/, '10.0.0.9')
     appendFileSync(file, `${line}\n{"a":"10.0`)
     const again = open(file)
-    assert.deepEqual(again.leases.list().map(({ mac }) => mac).toSorted(), [holder(1).mac, holder(2).mac])
+    assert.deepEqual(
+      again.leases
+        .list()
+        .map(({ mac }) => mac)
+        .toSorted(),
+      [holder(1).mac, holder(2).mac],
+    )
     assert.deepEqual(
       again.journal.problems.map(({ line: number }) => number),
       [2, 4, 7, 8, 0, 0, 0],

@@ -218,12 +218,33 @@ test('what is for other ports or addresses, damaged, or from nowhere is not take
     change(frame)
     return rig.responder.receive(frame, 'vm1')
   }
-  assert.equal(at((frame) => (frame[5] = 7)), false, 'MAC')
-  assert.equal(at((frame) => (frame[37] = 54)), false, 'port, and the checksum with it')
-  assert.equal(at((frame) => (frame[40] ^= 1)), false, 'TCP checksum')
-  assert.equal(at((frame) => (frame[24] ^= 1)), false, 'IPv4 checksum')
+  assert.equal(
+    at((frame) => (frame[5] = 7)),
+    false,
+    'MAC',
+  )
+  assert.equal(
+    at((frame) => (frame[37] = 54)),
+    false,
+    'port, and the checksum with it',
+  )
+  assert.equal(
+    at((frame) => (frame[40] ^= 1)),
+    false,
+    'TCP checksum',
+  )
+  assert.equal(
+    at((frame) => (frame[24] ^= 1)),
+    false,
+    'IPv4 checksum',
+  )
   assert.equal(rig.responder.receive(good.slice(0, -1), 'vm1'), false, 'cut short')
-  for (const ip of [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [255, 255, 255, 255]])
+  for (const ip of [
+    [0, 0, 0, 0],
+    [127, 0, 0, 1],
+    [224, 0, 0, 1],
+    [255, 255, 255, 255],
+  ])
     assert.equal(rig.responder.receive(new Peer(rig, { ip: Uint8Array.from(ip) }).frame(SYN), 'vm1'), false)
   assert.equal(rig.take().length, 0)
   const unfinished = good.slice()

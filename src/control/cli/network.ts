@@ -178,11 +178,16 @@ function subnetLine({ cidr, gateway, dhcp }: Subnet): string {
   return `${cidr}, gateway ${gateway}, ${leases}`
 }
 
-function uplinkLines({ dev, state, reason, mac, addresses, gateways }: UplinkStatus): [string, string][] {
+function uplinkLines(uplink: UplinkStatus): [string, string][] {
+  const { dev, state, reason, mac, addresses, gateways, receive, transmit, drops } = uplink
+  const dropped = Object.entries(drops).map(([name, count]) => `${name} ${count}`)
   return [
     ['uplink state', `${state}${reason === null ? '' : `: ${reason}`}`],
     ['uplink device', `${dev}, MAC ${mac}`],
     ['uplink addresses', addresses.join(' ') || '-'],
     ['uplink gateways', gateways.join(' ') || '-'],
+    ['uplink receive', `${receive.packets} packets, ${receive.bytes} bytes`],
+    ['uplink transmit', `${transmit.packets} packets, ${transmit.bytes} bytes`],
+    ['uplink drops', dropped.join(', ') || '-'],
   ]
 }

@@ -11,7 +11,7 @@ import * as layout from '../layout.js'
 import type { Pool } from '../burst.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
-const { LENGTH, MAC_HIGH, OFFSET, RECORD_SHIFT, SOURCE_LOW } = layout
+const { HEADER_LENGTH, LENGTH, MAC_HIGH, OFFLOAD, OFFSET, RECORD_SHIFT, SEGMENT_BYTES, SOURCE_LOW } = layout
 
 export const ARP_REQUEST = 1
 export const ARP_REPLY = 2
@@ -55,6 +55,7 @@ export function answerArp(pool: Pool, packet: number, macLow: number, macHigh: n
   const frame = records[record + OFFSET]
   const target = view.getInt32(frame + TARGET_IP)
   records[record + LENGTH] = ARP_FRAME_BYTES
+  records[record + OFFLOAD] = records[record + SEGMENT_BYTES] = records[record + HEADER_LENGTH] = 0 // nothing to finish
   view.setUint16(frame + OPERATION, ARP_REPLY)
   bytes.copyWithin(frame + TARGET_MAC, frame + SENDER_MAC, frame + SENDER_MAC + 10)
   view.setUint16(frame + SENDER_MAC, macHigh, true)

@@ -22,6 +22,7 @@ import * as headerTypes from './headers.js'
 import { Flow } from './headers.js'
 import * as icmpErrors from './icmp-error.js'
 import type { Router } from './router.js'
+import * as routerTable from './router-table.js'
 import type { RouterState } from './state.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
@@ -41,7 +42,11 @@ const {
   VERDICT_RULE_SHIFT,
 } = firewall
 const { PROTOCOL_ICMP, PROTOCOL_ICMP6 } = headerTypes
+const { FILTER_NONE } = routerTable
 const { UNREACHABLE_NETWORK } = icmpErrors
+
+const NO_MAPPING = -1
+const NO_PORT = -2
 
 export class Beginning {
   private readonly state: RouterState
@@ -49,6 +54,8 @@ export class Beginning {
   private readonly answers: Answers
   /** the packet's ends with its destination translated: what the firewall judges */
   private readonly inside = new Flow()
+  /** the mapping by whose outside port it came, NO_MAPPING: by a forward */
+  private entered = NO_MAPPING
   /** its replies, as they will arrive */
   private readonly reply = new Flow()
 
@@ -103,7 +110,9 @@ export class Beginning {
     const replyZone = isElsewhere ? out : zone.zone
     const entry = state.connections.create(zone.zone, replyZone, h, this.reply, owner, state.now)
     if (entry < 0) return pool.drop(packet, DROP_CONNECTION_LIMIT)
+    // a connection holds one mapping: its own, or the one that let it in
     if (mapping >= 0) state.mappings.attach(mapping, entry)
+    else if (isOwn && this.entered >= 0) state.mappings.attach(this.entered, entry)
     state.connections.setTranslated(entry, mapping >= 0, isOwn)
     state.conntrack.begin(entry, h, state.now)
     this.router.passNew(entry)
@@ -142,7 +151,7 @@ export class Beginning {
     if ((verdict & VERDICT_LOG) !== 0) judge.log(verdict, path, inside, h.icmp, flowState, ingress, egress, bytes, now)
     const action = verdict & VERDICT_ACTION
     if (action === ACCEPT) return true
-    if (isForwarded && verdict >> VERDICT_RULE_SHIFT === 0) return true
+    if (isForwarded && flowState === STATE_NEW && verdict >> VERDICT_RULE_SHIFT === 0) return true
     if (action === REJECT) this.answers.reject(DROP_POLICY)
     else pool.drop(packet, flowState === STATE_INVALID ? DROP_INVALID : DROP_POLICY)
     return false
@@ -151,6 +160,7 @@ export class Beginning {
   /** Whether a packet to the router's outside address goes on to a guest; `inside` then says to which. */
   private translateDestination(): boolean {
     const { state, inside } = this
+    this.entered = NO_MAPPING
     const { headers: h, zone, mappings } = state
     const forward = zone.forward(h)
     if (forward >= 0) {
@@ -165,7 +175,8 @@ export class Beginning {
     if (mapping < 0) return false
     // guests of one network may always meet at their outside addresses (RFC 4787 REQ-9)
     const isHairpin = state.segment === zone.lan
-    if (!isHairpin && !mappings.mayEnter(mapping, zone.filtering, h)) return false
+    if (!mappings.mayEnter(mapping, isHairpin ? FILTER_NONE : zone.filtering, h)) return false
+    this.entered = mapping
     inside.destination0 = mappings.insideWord(mapping, 0)
     inside.destination1 = mappings.insideWord(mapping, 1)
     inside.destination2 = mappings.insideWord(mapping, 2)
@@ -207,9 +218,6 @@ export class Beginning {
     return mapping
   }
 }
-
-const NO_MAPPING = -1
-const NO_PORT = -2
 
 function copyFlow(to: Flow, from: Flow): void {
   to.family = from.family

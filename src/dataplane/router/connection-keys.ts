@@ -12,7 +12,7 @@ import { HashIndex, KeyedHash } from './hash-index.js'
 import type { Flow } from './headers.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
-const { CONNECTION_SHIFT } = layout
+const { BURST_CAPACITY, CONNECTION_SHIFT } = layout
 const {
   CONN_DESTINATION,
   CONN_IP6,
@@ -36,6 +36,7 @@ export class ConnectionKeys {
   private readonly words: Int32Array
   private readonly index: HashIndex
   private readonly keyed: KeyedHash
+  private readonly places = new Int32Array(BURST_CAPACITY)
   touched = 0 // what `touch` read: of no use
 
   constructor(arena: Arena) {
@@ -77,18 +78,22 @@ export class ConnectionKeys {
     return -1
   }
 
-  /** See `Connections.touch`. */
+  /**
+   * See `Connections.touch`. Each loop only reads what the one before it has fetched, or does nothing but fetch: a
+   * branch that waits for memory would hold up the reads behind it.
+   */
   touch(hashes: Int32Array, count: number): void {
-    const { words, index } = this
+    const { words, index, places } = this
     index.touch(hashes, count)
-    let read = 0
+    let found = 0
     for (let i = 0; i < count; i++) {
       const slot = index.first(hashes[i])
-      if (slot < 0) continue
-      const at = (index.value(slot) >> 1) << CONNECTION_SHIFT
-      read |= words[at + CONN_TCP]
-      if ((words[at + CONN_STATUS] & STATUS_IP6) !== 0) read |= words[at + CONN_IP6]
+      if (slot >= 0) places[found++] = (index.value(slot) >> 1) << CONNECTION_SHIFT
     }
+    let read = 0
+    for (let i = 0; i < found; i++) read |= words[places[i]] | words[places[i] + CONN_TCP]
+    for (let i = 0; i < found; i++)
+      if ((words[places[i] + CONN_STATUS] & STATUS_IP6) !== 0) read |= words[places[i] + CONN_IP6]
     this.touched = read // or V8 would leave the reads out
   }
 

@@ -136,8 +136,8 @@ export class Connections {
   }
 
   /**
-   * Reads what `findHashed` and `Conntrack.track` will read for the first `count` hashes, and does nothing with it: the
-   * reads of a burst go on side by side, first those of the index, then those of the entries.
+   * Reads what `findHashed` and `Conntrack.track` will read for the first `count` hashes (a burst at most), and does
+   * nothing with it: the reads go on side by side, first those of the index, then those of the entries.
    */
   touch(hashes: Int32Array, count: number): void {
     this.keys.touch(hashes, count)

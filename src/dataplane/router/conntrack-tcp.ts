@@ -1,7 +1,7 @@
 /**
  * TCP as a router in the middle sees it: which state a connection is in, and which segments belong to it.
  *
- * Two things are judged of each segment. Its flags, by a table of states and events below. And its numbers, by windows:
+ * Two things are judged of each segment. Its flags, by the table in `tcp-states.ts`. And its numbers, by windows:
  * of each end the router remembers (as Guido van Rooij's "Real Stateful TCP Packet Filtering" has it, and RFC 9293
  * section 3.4 for the ends themselves)
  *
@@ -41,26 +41,13 @@ import * as entryLayout from './connection-entry.js'
 import type { Connections } from './connections.js'
 import * as headerTypes from './headers.js'
 import type { Headers } from './headers.js'
+import * as tcpStates from './tcp-states.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
-const {
-  CLASS_SHIFT,
-  CONN_REOPEN,
-  CONN_TCP,
-  CONN_WORDS,
-  LIST_MASK,
-  STATE_SHIFT,
-  STATUS_ASSURED,
-  TIMEOUT_TCP_CLOSING,
-  TIMEOUT_TCP_ESTABLISHED,
-  TIMEOUT_TCP_RESET,
-  TIMEOUT_TCP_SYN,
-  WORTH_ENDING,
-  WORTH_KEPT,
-  WORTH_SHIFT,
-  WORTH_UNPROVEN,
-} = entryLayout
+const { CONN_REOPEN, CONN_TCP, CONN_WORDS, STATE_SHIFT } = entryLayout
 const { FRAGMENT_FIRST, FRAGMENT_LATER } = headerTypes
+const { ANSWER, BOTH, DONE, EVENTS, HALF, KINDS, NEXT, OK, OPEN, OV, REOPENED, RST, SYN, SYN_ACK, XX } = tcpStates
+const { CLOSING, NONE, PLACES, PLACE_MASK, STATES, SYN_CROSSED, SYN_RECEIVED, SYN_SENT } = tcpStates
 
 /** What `track` returns beside a status, which is never negative. */
 export const JUDGED_INVALID = -1
@@ -68,107 +55,6 @@ export const JUDGED_INVALID = -1
 export const JUDGED_PASSES = -2
 /** The connection is over: the segment may begin another. */
 export const JUDGED_OVER = -3
-
-// States.
-const NONE = 0 // made, but its SYN was not seen: the process died between the two
-const SYN_SENT = 1
-const SYN_CROSSED = 2 // simultaneous open: both have sent a SYN
-const SYN_RECEIVED = 3 // the SYN was answered
-const ESTABLISHED = 4
-const HALF_CLOSED = 5 // one end has sent FIN
-const CLOSING = 6 // both have
-const TIME_WAIT = 7 // both are acknowledged
-const RESET = 8
-
-export const TCP_STATES: readonly string[] = [
-  'none',
-  'syn-sent',
-  'syn-crossed',
-  'syn-received',
-  'established',
-  'half-closed',
-  'closing',
-  'time-wait',
-  'reset',
-]
-
-/** By state: what CONN_STATUS says of it. */
-const PLACES = Int32Array.of(
-  place(NONE, TIMEOUT_TCP_SYN, WORTH_UNPROVEN),
-  place(SYN_SENT, TIMEOUT_TCP_SYN, WORTH_UNPROVEN),
-  place(SYN_CROSSED, TIMEOUT_TCP_SYN, WORTH_UNPROVEN),
-  place(SYN_RECEIVED, TIMEOUT_TCP_SYN, WORTH_UNPROVEN),
-  place(ESTABLISHED, TIMEOUT_TCP_ESTABLISHED, WORTH_KEPT) | STATUS_ASSURED,
-  place(HALF_CLOSED, TIMEOUT_TCP_ESTABLISHED, WORTH_ENDING) | STATUS_ASSURED,
-  place(CLOSING, TIMEOUT_TCP_CLOSING, WORTH_ENDING) | STATUS_ASSURED,
-  place(TIME_WAIT, TIMEOUT_TCP_CLOSING, WORTH_ENDING) | STATUS_ASSURED,
-  place(RESET, TIMEOUT_TCP_RESET, WORTH_ENDING),
-)
-const PLACE_MASK = (0xf << STATE_SHIFT) | (LIST_MASK << CLASS_SHIFT) | STATUS_ASSURED
-
-function place(state: number, timeout: number, worth: number): number {
-  return (state << STATE_SHIFT) | (timeout << CLASS_SHIFT) | (worth << WORTH_SHIFT)
-}
-
-// Events: a segment that is valid by its numbers, and what is known of both ends when they are written down.
-const SYN = 0
-const SYN_ACK = 1
-const ANSWER = 2 // any with ACK while one end has not acknowledged the other's SYN
-const OPEN = 3 // any with ACK, as those below: both have
-const HALF = 4 // and one end has sent FIN
-const BOTH = 5 // and both have
-const DONE = 6 // and both have acknowledged the other's
-const RST = 7 // with exactly the expected number
-const EVENTS = 8
-const STATES = 9
-/** An event without a row: a SYN-ACK that answers a SYN within the connection. */
-const REOPENED = 12
-
-// Verdicts beside the states.
-const XX = 15 // invalid
-const OK = 14 // passes, changes nothing
-const OV = 13 // over: no part of this connection
-
-const SS = SYN_SENT
-const SX = SYN_CROSSED
-const SR = SYN_RECEIVED
-const ES = ESTABLISHED
-const HC = HALF_CLOSED
-const CL = CLOSING
-const TW = TIME_WAIT
-const RS = RESET
-
-/** The next state, by direction, event and state. */
-// biome-ignore format: a table
-const NEXT = Uint8Array.of(
-  // From the end that began.
-  // none SS  SX  SR  ES  HC  CL  TW  RS
-     OV,  SS, OK, OK, OK, OK, OK, OV, OV, // SYN: repeated; within a connection: remembered; after it: a new one
-     XX,  XX, SX, XX, XX, XX, XX, XX, XX, // SYN_ACK: only if both began
-     XX,  XX, SX, SR, XX, XX, XX, XX, RS, // ANSWER
-     XX,  XX, ES, ES, ES, ES, ES, TW, RS, // OPEN: the third segment of the handshake, and all data
-     XX,  XX, HC, HC, HC, HC, HC, TW, RS, // HALF
-     XX,  XX, CL, CL, CL, CL, CL, TW, RS, // BOTH
-     XX,  XX, TW, TW, TW, TW, TW, TW, RS, // DONE
-     XX,  RS, RS, RS, RS, RS, RS, TW, RS, // RST: no reason to forget time-wait earlier (RFC 1337)
-  // From the other end.
-  // none SS  SX  SR  ES  HC  CL  TW  RS
-     OV,  SX, OK, XX, XX, XX, XX, OV, OV, // SYN: simultaneous open (RFC 5382 REQ-2); after it: a new one, to be judged
-     XX,  SR, SX, SR, OK, OK, OK, XX, XX, // SYN_ACK: the second segment; repeated, as the third was lost
-     XX,  OK, SX, SR, XX, XX, XX, XX, RS, // ANSWER: before any SYN of its own, a challenge; early data of a server
-     XX,  XX, ES, ES, ES, ES, ES, TW, RS, // OPEN
-     XX,  XX, HC, HC, HC, HC, HC, TW, RS, // HALF
-     XX,  XX, CL, CL, CL, CL, CL, TW, RS, // BOTH
-     XX,  XX, TW, TW, TW, TW, TW, TW, RS, // DONE
-     XX,  RS, RS, RS, RS, RS, RS, TW, RS, // RST: to a SYN, the port is closed
-)
-
-/** What a segment is, by its bits FIN, SYN, RST and ACK; all other combinations are nobody's (XX). */
-const KINDS = new Uint8Array(16).fill(XX)
-KINDS[0b0010] = SYN
-KINDS[0b1010] = SYN_ACK
-KINDS[0b1000] = KINDS[0b1001] = ANSWER // ACK, FIN ACK
-KINDS[0b0100] = KINDS[0b1100] = RST
 
 // Words of an end, from CONN_TCP on.
 const END = 0

@@ -6,8 +6,12 @@
  *   ICMP queries   echo and timestamp (RFC 5508): a query begins, and only its own kind of reply answers it.
  *   others         as UDP, by protocol and addresses, and by ports if they have any.
  *
- * Never by a later fragment, of which nothing is known but its addresses, and never by an ICMP error: those belong to
- * the connection that they quote, and change nothing of it (RFC 4787 REQ-12, RFC 5382 REQ-10).
+ * None may begin with a later fragment, of which nothing is known but its addresses, or with an ICMP error: that
+ * belongs to the connection that it quotes, and changes nothing of it (RFC 4787 REQ-12, RFC 5382 REQ-10).
+ *
+ * What begins all the same, because a rule lets it or the network is open, is followed as UDP is: by the two ends
+ * alone, whatever its segments or types are. A SYN is then the beginning of another connection, a query of being
+ * followed.
  *
  * Timeouts and capacity are `connections.ts`; which timeout a connection has, and how much it is worth when room is
  * needed, is decided here. A connection of which both ends have shown that they mean it (STATUS_ASSURED) does not give
@@ -18,10 +22,11 @@ import * as layout from '../layout.js'
 import type { Arena } from '../layout.js'
 import * as entryLayout from './connection-entry.js'
 import type { Connections } from './connections.js'
-import * as tcpStates from './conntrack-tcp.js'
+import * as judgement from './conntrack-tcp.js'
 import { ConntrackTcp } from './conntrack-tcp.js'
 import * as headerTypes from './headers.js'
 import type { Headers } from './headers.js'
+import * as tcpStates from './tcp-states.js'
 
 export { TIMEOUTS } from './connection-entry.js'
 
@@ -36,6 +41,9 @@ const {
   STATE_SHIFT,
   STATUS_ASSURED,
   STATUS_REPLIED,
+  TIMEOUT_ICMP,
+  TIMEOUT_TCP_ESTABLISHED,
+  TIMEOUT_TCP_SYN,
   TIMEOUT_UDP,
   TIMEOUT_UDP_NEW,
   WORTH_KEPT,
@@ -44,7 +52,8 @@ const {
   firstTimeout,
 } = entryLayout
 const { FRAGMENT_LATER, PROTOCOL_TCP } = headerTypes
-const { JUDGED_INVALID, JUDGED_OVER, JUDGED_PASSES, TCP_STATES } = tcpStates
+const { JUDGED_INVALID, JUDGED_OVER, JUDGED_PASSES } = judgement
+const { TCP_STATES, UNFOLLOWED } = tcpStates
 
 // What `track` returns.
 export const TRACK_OK = 0
@@ -52,6 +61,7 @@ export const TRACK_INVALID = 1 // drop it
 export const TRACK_NEW = 2 // its connection was over and is removed: treat the packet as one without
 
 const REPLY = 1
+const STATE_MASK = 0xf
 /** ICMP: bits of the state. */
 const ASKED_ECHO = 1
 const ASKED_TIMESTAMP = 2
@@ -82,12 +92,14 @@ export class Conntrack {
     return h.icmp < 0 || askedBy(h) > 0
   }
 
-  /** The first packet of a new entry, which `mayBegin`; it is counted, `track` is not called for it. */
+  /** The first packet of a new entry. It is counted, and `track` is not called for it. */
   begin(entry: number, h: Headers, now: number): void {
     const at = entry << CONNECTION_SHIFT
     let status = this.words[at + CONN_STATUS]
-    if (h.protocol === PROTOCOL_TCP) status = this.tcp.begin(entry, h, status)
-    else if (h.icmp >= 0) status |= askedBy(h) << STATE_SHIFT
+    const isSegment = h.protocol === PROTOCOL_TCP
+    if (isSegment && this.tcp.mayBegin(h)) status = this.tcp.begin(entry, h, status)
+    else if (isSegment) status |= UNFOLLOWED << STATE_SHIFT
+    else if (h.icmp >= 0 && askedBy(h) > 0) status |= askedBy(h) << STATE_SHIFT
     this.connections.see(entry, status, now)
     this.count(entry, 0, h)
   }
@@ -98,7 +110,7 @@ export class Conntrack {
     const direction = match & 1
     const before = this.words[(entry << CONNECTION_SHIFT) + CONN_STATUS]
     let status = before
-    if (h.protocol === PROTOCOL_TCP) status = this.tcp.track(match, h, before)
+    if (h.protocol === PROTOCOL_TCP) status = this.trackTcp(match, h, before)
     else if (h.icmp >= 0) status = trackIcmp(h, direction, before)
     else status = trackPair(h.protocol, direction, before)
     if (status === JUDGED_INVALID) {
@@ -113,6 +125,11 @@ export class Conntrack {
     if (status !== JUDGED_PASSES) this.connections.see(entry, status, now)
     this.count(entry, direction, h)
     return TRACK_OK
+  }
+
+  private trackTcp(match: number, h: Headers, status: number): number {
+    if (((status >> STATE_SHIFT) & STATE_MASK) !== UNFOLLOWED) return this.tcp.track(match, h, status)
+    return this.tcp.mayBegin(h) ? JUDGED_OVER : trackPair(h.protocol, match & 1, status)
   }
 
   private count(entry: number, direction: number, h: Headers): void {
@@ -137,21 +154,25 @@ function askedBy(h: Headers): number {
  */
 function trackIcmp(h: Headers, direction: number, status: number): number {
   const asked = askedBy(h)
-  if (direction === REPLY) {
-    if (asked > 0) return JUDGED_OVER
-    return asked !== 0 && ((status >> STATE_SHIFT) & -asked) !== 0 ? status : JUDGED_INVALID
-  }
-  return asked > 0 ? status | (asked << STATE_SHIFT) : JUDGED_INVALID
+  const known = (status >> STATE_SHIFT) & STATE_MASK
+  if (asked > 0) return direction === REPLY ? JUDGED_OVER : status | (asked << STATE_SHIFT)
+  if (known === 0) return trackPair(h.protocol, direction, status)
+  return direction === REPLY && asked !== 0 && (known & -asked) !== 0 ? status : JUDGED_INVALID
 }
 
-/** Protocols without states of their own. */
+/** Protocols without states of their own, and connections that are not followed. */
 function trackPair(protocol: number, direction: number, status: number): number {
+  const isReplied = (status & STATUS_REPLIED) !== 0
+  const first = firstTimeout(protocol)
   if (direction === REPLY) {
-    if ((status & STATUS_REPLIED) !== 0) return status
-    return firstTimeout(protocol) === TIMEOUT_UDP_NEW ? (status & ~LIST) | place(TIMEOUT_UDP, WORTH_UNPROVEN) : status
+    const isUdp = first === TIMEOUT_UDP_NEW && !isReplied
+    return isUdp ? (status & ~LIST) | place(TIMEOUT_UDP, WORTH_UNPROVEN) : status
   }
-  if ((status & (STATUS_REPLIED | STATUS_ASSURED)) !== STATUS_REPLIED) return status
-  const timeout = firstTimeout(protocol) === TIMEOUT_UDP_NEW ? TIMEOUT_UDP : firstTimeout(protocol)
+  if (!isReplied || (status & STATUS_ASSURED) !== 0) return status
+  if (first === TIMEOUT_ICMP) return status
+  let timeout = first
+  if (first === TIMEOUT_UDP_NEW) timeout = TIMEOUT_UDP
+  else if (first === TIMEOUT_TCP_SYN) timeout = TIMEOUT_TCP_ESTABLISHED
   return (status & ~LIST) | place(timeout, WORTH_KEPT) | STATUS_ASSURED
 }
 
@@ -166,7 +187,7 @@ function place(timeout: number, worth: number): number {
 export function stateName(words: Int32Array, entry: number): string {
   const at = entry << CONNECTION_SHIFT
   const status = words[at + CONN_STATUS]
-  if (words[at + CONN_ZONES] >>> 24 === PROTOCOL_TCP) return TCP_STATES[(status >> STATE_SHIFT) & 0xf] ?? 'none'
+  if (words[at + CONN_ZONES] >>> 24 === PROTOCOL_TCP) return TCP_STATES[(status >> STATE_SHIFT) & STATE_MASK] ?? 'none'
   if ((status & STATUS_ASSURED) !== 0) return 'assured'
   return (status & STATUS_REPLIED) !== 0 ? 'replied' : 'unreplied'
 }

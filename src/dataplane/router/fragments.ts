@@ -9,22 +9,22 @@
  *   WAITING --first--> OPEN --all bytes seen--> forgotten
  *      +------overlap----+--> SPOILED: every further fragment is dropped
  *
- * - Overlaps. Fragments that overlap, or contradict each other about where the datagram ends, spoil it: what is held is
- *   dropped, and all that follows (RFC 5722; of IPv4 the same, as RFC 3128 and Linux have it). What has passed lacks the
- *   rest, so no receiver can put it together. An exact duplicate is dropped and spoils nothing.
- * - Sizes. The first fragment must have FIRST_BYTES_4 or FIRST_BYTES_6 bytes: smaller ones are not made by any link, but
- *   by those who hide headers from firewalls. Of others no size is asked, since a router that cuts fragments again
+ * - Overlaps. Fragments that overlap, or contradict each other about where the datagram ends, spoil it: what is held
+ *   is dropped, and all that follows (RFC 5722; of IPv4 the same, as RFC 3128 and Linux have it). What has passed
+ *   lacks the rest, so no receiver can put it together. An exact duplicate is dropped and spoils nothing.
+ * - Sizes. The first fragment must have FIRST_BYTES_4 or FIRST_BYTES_6 bytes: smaller ones are not made by any link,
+ *   but by those who hide headers from firewalls. Of others no size is asked, since a router that cuts fragments again
  *   leaves small ones in the middle.
  * - The key is zone, port of ingress, family, source, destination, identification, and of IPv4 the protocol (RFC 791,
  *   RFC 8200 section 4.5). With the port in it, nobody spoils a datagram of another port.
- * - A fragment that has passed carries ports and protocol in its record, in the words of the checksum offload, which no
- *   fragment uses: `recall` reads them when the router meets it again after it had to wait for its next hop.
+ * - A fragment that has passed carries ports and protocol in its record, in the words of the checksum offload, which
+ *   no fragment uses: `recall` reads them when the router meets it again after it had to wait for its next hop.
  *
- * Capacity: that of `datagrams.ts`, where they and their ranges are; of held packets HELD_FRAGMENTS slots of
- * the small size in all (a large one counts as LARGE_COST) and HELD_MAX a datagram; for TIMEOUT_SECONDS. A port at
- * its limit loses its own oldest datagram. When all is full, the port that has most loses its oldest. So a flood costs
- * its own port alone; the oldest gives way and not the newest, because a whole datagram comes within milliseconds, and
- * what has not become complete in that time hardly will.
+ * Capacity: that of `datagrams.ts`, where they and their ranges are; of held packets HELD_FRAGMENTS slots of the small
+ * size in all (a large one counts as LARGE_COST) and HELD_MAX a datagram; for TIMEOUT_SECONDS. A port at its limit
+ * loses its own oldest datagram. When all is full, the port that has most loses its oldest. So a flood costs its own
+ * port alone; the oldest gives way and not the newest, because a whole datagram comes within milliseconds, and what
+ * has not become complete in that time hardly will.
  *
  * The memory is the shard process's own: with it go the packets. Not done here: what a fragment must be in itself
  * (`headers.ts`), and real reassembly.

@@ -19,6 +19,7 @@ import type { Mirror } from '../mirror.js'
 import * as portTable from '../port-table.js'
 import type { PortTable } from '../port-table.js'
 import { ARP_REPLY, ARP_REQUEST, answerArp, arpSender, arpTarget, askArp, validArp } from './arp.js'
+import * as fragments from './fragments.js'
 import { Headers } from './headers.js'
 import { Discovery, ND_ADVERTISEMENT, ND_ROUTER_SOLICITATION, ND_SOLICITATION, advertise, solicit } from './nd.js'
 import * as neighborTable from './neighbors.js'
@@ -26,6 +27,7 @@ import type { Neighbors } from './neighbors.js'
 import type { Releases } from './guard.js'
 import * as routerTable from './router-table.js'
 import type { RouterTable } from './router-table.js'
+import * as waiting from './waiting.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
 const { DROP_BAD_ARP, DROP_BAD_ND, DROP_NOT_ROUTED, DROP_NOT_SERVED, DROP_NO_SLOT, DROP_SERVICE_BUSY } = drops
@@ -44,7 +46,9 @@ const {
   VID,
 } = layout
 const { PORT_GATEWAY, PORT_GUARDED } = portTable
-const { HELD_NEIGHBOR, NEIGHBOR_IP, NEIGHBOR_MAC_HIGH, NEIGHBOR_MAC_LOW, NEIGHBOR_STATE, STATE_PROBE } = neighborTable
+const { NEIGHBOR_IP, NEIGHBOR_MAC_HIGH, NEIGHBOR_MAC_LOW, NEIGHBOR_STATE, STATE_PROBE } = neighborTable
+const { HELD_NEIGHBOR } = waiting
+const { HELD_FRAGMENTS } = fragments
 const { SERVICE_DHCP, SERVICE_DHCP6, SERVICE_DHCP_CLIENT, SERVICE_ROUTER_ADVERTISEMENT } = routerTable
 
 const TYPE_IP = 0x0800
@@ -54,6 +58,8 @@ const BROADCAST_LOW = -1
 const BROADCAST_HIGH = 0xffff
 /** Frames that the services take from one port in a second, DNS apart, which has limits of its own. */
 const SERVED_PER_SECOND = 64
+/** What answers can set free in one burst: all that waits before it, and what it brings or frees itself. */
+const RELEASED_MAX = HELD_NEIGHBOR + HELD_FRAGMENTS + BURST_CAPACITY
 
 /** What routes IP packets that are for the gateway's MAC. Takes every packet over. */
 export interface RoutesPackets {
@@ -84,7 +90,7 @@ export class Gateway implements Releases {
   private readonly discovery = new Discovery()
   private readonly served: Int32Array // frames for services by port, in the second `servedAt`
   private servedAt = 0
-  private readonly released = new Int32Array(HELD_NEIGHBOR)
+  private readonly released = new Int32Array(RELEASED_MAX)
   private releasedCount = 0
 
   constructor(
@@ -385,11 +391,11 @@ export class Gateway implements Releases {
         return this.answerSolicitation(packet, segment, headers)
       return this.pool.drop(packet, DROP_NOT_ROUTED)
     }
-    // an advertisement counts only where it answers a question (RFC 4861 section 7.2.5)
-    const entry = this.neighbors.find(segment, 6, target0, target1, target2, target3)
-    if (discovery.type === ND_ADVERTISEMENT && entry >= 0) {
-      const record = packet << RECORD_SHIFT
-      const port = this.pool.records[record + INGRESS]
+    // an advertisement makes no entry (RFC 4861 section 7.2.5); the guard has read it on its ports
+    const record = packet << RECORD_SHIFT
+    const port = this.pool.records[record + INGRESS]
+    const isWanted = this.neighbors.find(segment, 6, target0, target1, target2, target3) >= 0
+    if (isWanted && (this.ports.flags[port] & PORT_GUARDED) === 0) {
       const low = discovery.hasMac ? discovery.macLow : this.pool.records[record + SOURCE_LOW]
       const high = discovery.hasMac ? discovery.macHigh : this.pool.records[record + MAC_HIGH] >>> 16
       this.neighbors.learn(segment, 6, target0, target1, target2, target3, low, high, port, this.now)
@@ -406,8 +412,7 @@ export class Gateway implements Releases {
     const low = records[record + SOURCE_LOW]
     const high = records[record + MAC_HIGH] >>> 16
     const isUnspecified = (h.source0 | h.source1 | h.source2 | h.source3) === 0
-    const zone = table.zones[table.zone[segment]]
-    if (!isUnspecified && !zone.answersOn(segment, 6, h.source0, h.source1, h.source2, h.source3)) {
+    if (!isUnspecified && (this.ports.flags[port] & PORT_GUARDED) === 0 && this.mayBeNeighbor(segment, h)) {
       neighbors.learn(segment, 6, h.source0, h.source1, h.source2, h.source3, low, high, port, this.now)
       if (neighbors.releasedCount > 0) this.sendReleased()
     }
@@ -417,5 +422,13 @@ export class Gateway implements Releases {
       else this.send(answer, segment, TYPE_IP6, low, high)
     }
     this.pool.release(packet)
+  }
+
+  /** Whether the source of a packet can be a host on the link: it is of the link, and not the router's. */
+  private mayBeNeighbor(segment: number, { source0, source1, source2, source3 }: Headers): boolean {
+    const zone = this.table.zones[this.table.zone[segment]]
+    const isLinkLocal = (source0 & 0xffc00000) === (0xfe800000 | 0)
+    if (!isLinkLocal && !zone.isOnLink(segment, 6, source0, source1, source2, source3)) return false
+    return !zone.answersOn(segment, 6, source0, source1, source2, source3)
   }
 }

@@ -5,30 +5,30 @@
  *   outside: zone, protocol, outside address, port                    -->  the same entry
  *
  * A guest's port has one outside port, whatever it talks to (RFC 4787 REQ-1, RFC 5382 REQ-1, RFC 5508 REQ-1), at the
- * one outside address of its zone and family (REQ-2), and no two share one (REQ-3b). `port-range.ts` chooses it: the same
- * if it is free, else a random one, of the same parity, never a forward's. What outsiders may send to it is asked for
- * each new connection: `mayEnter` (REQ-8, RFC 5382 REQ-3).
+ * one outside address of its zone and family (REQ-2), and no two share one (REQ-3b). `port-range.ts` chooses it: the
+ * same if it is free, else a random one, of the same parity, never a forward's. What outsiders may send to it is asked
+ * for each new connection: `mayEnter` (REQ-8, RFC 5382 REQ-3).
  *
- * A mapping lives by its connections, which it has in a list; it has no timer of its own, so what refreshes it, and how
- * TCP's end shortens it (RFC 7857 section 2), is `conntrack.ts`. After the last one it is idle for IDLE_SECONDS: nobody
- * may enter, but its port goes to nobody else (RFC 6888 REQ-8), and a new connection of the same guest's port has it
- * again. Error messages never end one (RFC 4787 REQ-12).
+ * A mapping lives by its connections, which it has in a list; it has no timer of its own, so what refreshes it, and
+ * how TCP's end shortens it (RFC 7857 section 2), is `conntrack.ts`. After the last one it is idle for IDLE_SECONDS:
+ * nobody may enter, but its port goes to nobody else (RFC 6888 REQ-8), and a new connection of the same guest's port
+ * has it again. Error messages never end one (RFC 4787 REQ-12).
  *
  *   protocol               port                       range
  *   TCP, UDP               source port                the zone's
  *   ICMP, ICMPv6           identifier of a query      the same numbers
  *   others                 kept as it is, or 0        any: one guest at a time has the outside port
  *
- * Capacity: the arena's section; OWNER_LIMIT a port of the switch; the ports of the range. At each limit an idle mapping
- * gives way, the oldest: of the owner at its limit, of the range when that is full, of the port that has most idle ones
- * when the table is full. If none is idle, the new one is refused and counted.
+ * Capacity: the arena's section; OWNER_LIMIT a port of the switch; the ports of the range. At each limit an idle
+ * mapping gives way, the oldest: of the owner at its limit, of the range when that is full, of the port that has most
+ * idle ones when the table is full. If none is idle, the new one is refused and counted.
  *
- * The entries are in the arena; lists and bitmaps are this process's own. One that takes over makes them anew from whole
- * entries (MAP_KEY is written last, and cleared first) and from the connections' CONN_MAPPING: so `connections.ts` takes
- * over before. Entries from MAP_END of entry 0 on were never used; their memory is not touched.
+ * The entries are in the arena; lists and bitmaps are this process's own. One that takes over makes them anew from
+ * whole entries (MAP_KEY is written last, and cleared first) and from the connections' CONN_MAPPING: so
+ * `connections.ts` takes over before. Entries from MAP_END of entry 0 on were never used; their memory is not touched.
  *
- * Not done here: rewriting (`rewrite.ts`); forwards (`zone.ts`), which are found before a mapping is asked for; protocol
- * helpers, of which there are none (RFC 4787 REQ-10).
+ * Not done here: rewriting (`rewrite.ts`); forwards (`zone.ts`), which are found before a mapping is asked for;
+ * protocol helpers, of which there are none (RFC 4787 REQ-10).
  */
 import * as layout from '../layout.js'
 import type { Arena } from '../layout.js'
@@ -88,7 +88,7 @@ const PURPOSE_RANDOM = 5
 /** Seconds and an entry in one number to sort. */
 const ENTRIES_MAX = 2 ** 24
 
-/** Random numbers for ports: a counter, hashed under the arena's secret, so that those seen tell nothing of the next. */
+/** Random numbers for ports: a counter hashed under the arena's secret, so those seen tell nothing of the next. */
 class HashedCounter implements Random {
   private readonly keyed: KeyedHash
   private readonly start: number
@@ -139,8 +139,8 @@ export class Mappings {
   }
 
   /**
-   * Sets the outside addresses of a zone, at most one a family, their port ranges, and the forwards whose ports they must
-   * leave out. Mappings that are there stay as they are; at another address than now they are no longer given out.
+   * Sets the outside addresses of a zone, at most one a family, their port ranges, and the forwards whose ports they
+   * must leave out. Mappings that are there stay as they are; those at another address are no longer given out.
    */
   configure(zone: number, nat: readonly CompiledNat[], forwards: readonly CompiledForward[]): void {
     for (let six = 0; six < 2; six++) {
@@ -269,7 +269,7 @@ export class Mappings {
     return removed
   }
 
-  /** Forgets what has been idle long enough. Call it about once a second; returns whether more is left to do at once. */
+  /** Forgets what has been idle long enough. Call it about once a second; returns whether there is more to do. */
   sweep(now: number): boolean {
     let left = SWEEP_LIMIT
     for (let owner = 0; owner < this.portRows && left > 0; owner++) {
@@ -404,8 +404,8 @@ export class Mappings {
   private takeOver(): void {
     const { words, connections, header } = this
     this.end = Math.min(Math.max(words[MAP_END], 0), this.capacity)
+    if (this.end === 0 && header[HEADER_MAPPINGS_USED] === 0) return
     header[HEADER_MAPPINGS_USED] = 0
-    if (this.end === 0) return
     this.keys.clear()
     for (let mapping = this.end - 1; mapping >= 0; mapping--) {
       const at = mapping << MAPPING_SHIFT

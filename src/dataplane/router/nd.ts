@@ -3,7 +3,7 @@
  * that the router sends.
  *
  * `valid` checks what section 7.1 demands: hop limit 255, ICMP code 0, a target that is no group, options whose lengths
- * add up, and no source link-layer option from an unspecified source. The ICMP checksum is verified too, unless it is
+ * add up and name no group, and no source link-layer option from an unspecified source. The ICMP checksum is verified too, unless it is
  * unfinished. Router advertisements and redirects are not read: the router heeds neither.
  */
 import * as layout from '../layout.js'
@@ -70,6 +70,7 @@ export class Discovery {
       const length = bytes[at + 1] * 8
       if (length === 0 || at + length > end) return false
       if (bytes[at] === wanted && length === 8) {
+        if ((bytes[at + 2] & 1) !== 0) return false // a group is no host's address
         this.hasMac = true
         this.macHigh = view.getUint16(at + 2, true)
         this.macLow = view.getInt32(at + 4, true)

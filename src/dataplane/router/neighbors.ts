@@ -10,8 +10,8 @@
  *       |3 probes                                                |3 probes
  *       +--> FAILED (3 s, then gone or asked for again)                            +--> gone
  *
- * What a host sends confirms its entry, so a host in use is not probed. Up to 3 packets wait for an INCOMPLETE entry,
- * HELD_NEIGHBOR in all; a fourth takes the place of the first.
+ * What a host sends confirms its entry, so a host in use is not probed. Packets for an INCOMPLETE entry wait:
+ * `waiting.ts`.
  *
  * Capacity: the arena's; and for each port a number of entries, of which the oldest gives way to a new one: who claims
  * many addresses loses its own. Entries without an answer belong to the router's own port of the segment and give way
@@ -24,9 +24,10 @@ import * as layout from '../layout.js'
 import type { Arena } from '../layout.js'
 import type { Pool } from '../burst.js'
 import { HashIndex, KeyedHash } from './hash-index.js'
+import { QUEUE, Waiting } from './waiting.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
-const { DROP_NEIGHBOR_QUEUE, DROP_NO_NEIGHBOR } = drops
+const { DROP_NO_NEIGHBOR } = drops
 const {
   HEADER_NEIGHBORS_EVICTED,
   HEADER_NEIGHBORS_FAILED,
@@ -62,16 +63,11 @@ export const FLAG_BOUND = 1
 export const FLAG_ANY_MAC = 2
 /** Its MAC is known. */
 const FLAG_MAC = 4
-/** In the list of those that are waited for. */
-const FLAG_PENDING = 8
 
 const REACHABLE_SECONDS = 30
 const FAILED_SECONDS = 3
 const FORGET_SECONDS = 900
 const PROBES = 3
-const QUEUE = 3
-/** Packets that wait for neighbors, of all segments. */
-export const HELD_NEIGHBOR = 192
 /** Entries of a port, and entries without an answer of a segment. */
 export const PORT_LIMIT = 64
 export const OPEN_PORT_LIMIT = 1024
@@ -79,8 +75,6 @@ const INCOMPLETE_LIMIT = 128
 const ENTRY_WORDS = 1 << NEIGHBOR_SHIFT
 /** Tells the hashes of this table from those of others. */
 const HASH_PURPOSE = 1
-/** Entries that wait for an answer, which the sweep looks at each second. */
-const PENDING = 4096
 
 export class Neighbors {
   /** changes when an entry goes: whoever remembers entries asks anew */
@@ -105,12 +99,10 @@ export class Neighbors {
   private readonly limit: Int32Array // of a port
   /** bound IPv4 addresses of a port: one that has some may use no others */
   readonly bound4: Int32Array
-  private readonly pending = new Int32Array(PENDING) // entry, or -1
+  private readonly waiting: Waiting
+  private readonly pending: Int32Array // entries that wait for an answer, which the sweep looks at each second
+  private readonly pendingPlace: Int32Array // by entry's number: place in `pending` + 1; 0: not there
   private pendingCount = 0
-  private readonly next = new Int32Array(HELD_NEIGHBOR) // packets in queues: the packet
-  private readonly nextOf = new Int32Array(HELD_NEIGHBOR) // place + 1 of the next in the queue
-  private readonly freePlaces = new Int32Array(HELD_NEIGHBOR)
-  private freePlaceCount = HELD_NEIGHBOR
 
   constructor(arena: Arena, pool: Pool, portRows: number) {
     this.entries = arena.neighbors
@@ -125,7 +117,9 @@ export class Neighbors {
     this.count = new Int32Array(portRows)
     this.limit = new Int32Array(portRows).fill(PORT_LIMIT)
     this.bound4 = new Int32Array(portRows)
-    for (let i = 0; i < HELD_NEIGHBOR; i++) this.freePlaces[i] = i
+    this.waiting = new Waiting(pool, this.entries, NEIGHBOR_WAITING, portRows)
+    this.pending = new Int32Array(this.capacity)
+    this.pendingPlace = new Int32Array(this.capacity)
     this.takeOver()
   }
 
@@ -202,7 +196,7 @@ export class Neighbors {
    * @param port the router's own on the segment
    */
   look(segment: number, family: number, ip0: number, ip1: number, ip2: number, ip3: number, port: number, now: number) {
-    if (this.pendingCount >= PENDING || this.probeCount >= this.probes.length) return -1
+    if (this.probeCount >= this.probes.length) return -1
     const entry = this.make(segment, family, ip0, ip1, ip2, ip3, port, INCOMPLETE_LIMIT)
     if (entry < 0) return -1
     const { entries } = this
@@ -216,35 +210,12 @@ export class Neighbors {
     const { entries } = this
     if (entries[entry + NEIGHBOR_PROBED] < 0 || entries[entry + NEIGHBOR_STATE] === STATE_FAILED)
       this.restart(entry, now)
-    if (this.freePlaceCount === 0) return this.pool.drop(packet, DROP_NEIGHBOR_QUEUE)
-    let length = 0
-    let last = -1
-    for (let at = entries[entry + NEIGHBOR_WAITING]; at !== 0; at = this.nextOf[at - 1]) {
-      length++
-      last = at - 1
-    }
-    if (length >= QUEUE) {
-      const first = entries[entry + NEIGHBOR_WAITING] - 1
-      entries[entry + NEIGHBOR_WAITING] = this.nextOf[first]
-      this.pool.drop(this.next[first], DROP_NEIGHBOR_QUEUE)
-      this.freePlaces[this.freePlaceCount++] = first
-    }
-    const place = this.freePlaces[--this.freePlaceCount]
-    this.next[place] = packet
-    this.nextOf[place] = 0
-    if (last < 0) entries[entry + NEIGHBOR_WAITING] = place + 1
-    else this.nextOf[last] = place + 1
+    this.waiting.hold(entry, packet)
   }
 
   /** Moves the packets that wait for an entry to `released`. */
   takeWaiting(entry: number): void {
-    const { entries } = this
-    this.releasedCount = 0
-    for (let at = entries[entry + NEIGHBOR_WAITING]; at !== 0; at = this.nextOf[at - 1]) {
-      this.released[this.releasedCount++] = this.next[at - 1]
-      this.freePlaces[this.freePlaceCount++] = at - 1
-    }
-    entries[entry + NEIGHBOR_WAITING] = 0
+    this.releasedCount = this.waiting.take(entry, this.released)
   }
 
   /**
@@ -281,14 +252,18 @@ export class Neighbors {
       entries[entry + NEIGHBOR_MAC_HIGH] = macHigh
       entries[entry + NEIGHBOR_FLAGS] |= FLAG_MAC
     }
-    if (entries[entry + NEIGHBOR_PORT] !== port) {
-      this.unlink(entry)
-      entries[entry + NEIGHBOR_PORT] = port
-      this.link(entry)
-    }
+    if (entries[entry + NEIGHBOR_PORT] !== port) this.move(entry, port)
     this.confirm(entry, now)
     if (entries[entry + NEIGHBOR_WAITING] !== 0) this.takeWaiting(entry)
     return entry
+  }
+
+  /** The entry goes to another port, which loses its oldest one if it has as many as it may. */
+  private move(entry: number, port: number): void {
+    this.unlink(entry)
+    if (this.count[port] >= this.limit[port] && this.oldest[port] >= 0) this.evict(port)
+    this.entries[entry + NEIGHBOR_PORT] = port
+    this.link(entry)
   }
 
   /** Whether the entry may be this host: it is bound to it, or bound to nobody. */
@@ -380,36 +355,28 @@ export class Neighbors {
   }
 
   /**
-   * Once a second: lists in `probes` the entries to ask for again, and gives up those that do not answer. What waits for
-   * one of those is moved to `given`, one entry's packets at a time: `onGivenUp` of the router is called for each.
+   * Once a second: lists in `probes` the entries to ask for again, and gives up those that do not answer. The router is
+   * told of each packet that waits for one of those.
    */
   sweep(now: number, router: GivesUp): void {
     const { entries, pending } = this
-    let kept = 0
-    for (let i = 0; i < this.pendingCount; i++) {
+    for (let i = 0; i < this.pendingCount; ) {
       const entry = pending[i]
       const state = entries[entry + NEIGHBOR_STATE]
-      const isWaiting =
-        entries[entry + NEIGHBOR_KEY] !== 0 &&
-        (state === STATE_INCOMPLETE || state === STATE_PROBE) &&
-        entries[entry + NEIGHBOR_PROBED] <= now
-      if (!isWaiting) {
-        this.unwait(entry)
+      const isOver = state !== STATE_INCOMPLETE && state !== STATE_PROBE
+      const isDue = !isOver && entries[entry + NEIGHBOR_PROBED] < now
+      if (isOver || (isDue && entries[entry + NEIGHBOR_PROBES] >= PROBES)) {
+        this.unwait(entry) // the last one is in its place now
+        if (!isOver) this.giveUp(entry, now, router)
         continue
       }
-      if (entries[entry + NEIGHBOR_PROBED] === now || this.probeCount >= this.probes.length) {
-        pending[kept++] = entry
-      } else if (entries[entry + NEIGHBOR_PROBES] < PROBES) {
+      if (isDue && this.probeCount < this.probes.length) {
         entries[entry + NEIGHBOR_PROBES]++
         entries[entry + NEIGHBOR_PROBED] = now
         this.probes[this.probeCount++] = entry
-        pending[kept++] = entry
-      } else {
-        this.unwait(entry)
-        this.giveUp(entry, now, router)
       }
+      i++
     }
-    this.pendingCount = kept
     this.forgetOld(now)
   }
 
@@ -424,6 +391,7 @@ export class Neighbors {
     } else {
       this.unlink(entry)
     }
+    this.unwait(entry)
     this.index.remove(this.entryHash(entry), entry >> NEIGHBOR_SHIFT)
     entries[entry + NEIGHBOR_KEY] = 0
     entries[entry + NEIGHBOR_STATE] = 0
@@ -471,15 +439,18 @@ export class Neighbors {
     limit: number,
   ): number {
     if (this.count[port] >= limit || this.freeCount === 0) {
-      const victim = this.oldest[port]
-      if (victim < 0) return -1
-      this.header[HEADER_NEIGHBORS_EVICTED]++
-      this.remove(victim, DROP_NO_NEIGHBOR)
+      if (this.oldest[port] < 0) return -1
+      this.evict(port)
     }
     const entry = this.take(segment, family, ip0, ip1, ip2, ip3, port)
     if (entry < 0) return -1
     this.link(entry)
     return entry
+  }
+
+  private evict(port: number): void {
+    this.header[HEADER_NEIGHBORS_EVICTED]++
+    this.remove(this.oldest[port], DROP_NO_NEIGHBOR)
   }
 
   private take(
@@ -525,15 +496,24 @@ export class Neighbors {
     return key >>> 16 === 4 ? first : this.hash.mix(first, ip3, 0, 0)
   }
 
+  /** Puts an entry into the list of those that are waited for; it holds all entries, each once. */
   private wait(entry: number): void {
-    const { entries, pending } = this
-    if ((entries[entry + NEIGHBOR_FLAGS] & FLAG_PENDING) !== 0 || this.pendingCount >= PENDING) return
-    entries[entry + NEIGHBOR_FLAGS] |= FLAG_PENDING
-    pending[this.pendingCount++] = entry
+    const place = entry >> NEIGHBOR_SHIFT
+    if (this.pendingPlace[place] !== 0) return
+    this.pending[this.pendingCount++] = entry
+    this.pendingPlace[place] = this.pendingCount
   }
 
+  /** Takes it out again; the last one takes its place. */
   private unwait(entry: number): void {
-    this.entries[entry + NEIGHBOR_FLAGS] &= ~FLAG_PENDING
+    const { pending, pendingPlace } = this
+    const place = pendingPlace[entry >> NEIGHBOR_SHIFT]
+    if (place === 0) return
+    pendingPlace[entry >> NEIGHBOR_SHIFT] = 0
+    const last = pending[--this.pendingCount]
+    if (last === entry) return
+    pending[place - 1] = last
+    pendingPlace[last >> NEIGHBOR_SHIFT] = place
   }
 
   /** Puts an entry at the young end of its port's list. Bound entries stand in none. */
@@ -582,7 +562,7 @@ export class Neighbors {
         continue
       }
       entries[entry + NEIGHBOR_WAITING] = 0
-      entries[entry + NEIGHBOR_FLAGS] &= ~FLAG_PENDING
+      entries[entry + NEIGHBOR_PROBED] = -1 // who has no MAC is asked when the next packet comes
       entries[entry + NEIGHBOR_STATE] = STATE_STALE
       this.index.insert(this.entryHash(entry), place)
       header[HEADER_NEIGHBORS_USED]++

@@ -139,7 +139,8 @@ export class OutsideAddress {
   }
 
   is(ip: readonly number[]): boolean {
-    return ip.every((word, i) => (word | 0) === this.ip[i])
+    for (let i = 0; i < ip.length; i++) if ((ip[i] | 0) !== this.ip[i]) return false
+    return true
   }
 
   /** The range of a protocol; null: its ports are kept. */

@@ -40,7 +40,7 @@ const { DROP_HOP_LIMIT, DROP_INVALID, DROP_MARTIAN, DROP_NOT_ROUTED, DROP_NO_NEI
   drops
 const { CONNECTION_SHIFT, HEADER_LENGTH, HEADER_ROUTED_PACKETS, INGRESS, LENGTH, OFFSET, RECORD_SHIFT, SEGMENT_BYTES } =
   layout
-const { FRAGMENT_NONE, PROTOCOL_ICMP6, PROTOCOL_TCP } = headerTypes
+const { FRAGMENT_NONE, PROTOCOL_ICMP6, PROTOCOL_TCP, PROTOCOL_UDP } = headerTypes
 const { isMartianDestination4, isMartianDestination6, isMartianSource4, isMartianSource6 } = headerTypes
 const {
   CONN_DESTINATION,
@@ -69,6 +69,9 @@ const { ANSWER_TIME_EXCEEDED, ANSWER_TOO_BIG } = answering
 
 const ETHERNET_BYTES = 14
 const TCP_SYN = 0x02
+const PORT_DHCP = 67
+/** No segment. */
+const NOWHERE = -1
 const LINK_LOCAL6 = 0xfe800000 | 0
 const LINK_LOCAL6_MASK = 0xffc00000 | 0
 
@@ -175,7 +178,8 @@ export class Router implements RoutesPackets, GivesUp {
     const { headers: h, zone, segment } = this.state
     const { family, source0, source1, source2, source3, destination0, destination1, destination2, destination3 } = h
     if (family === 4) {
-      if (source0 === 0 && segment === zone.lan && h.destinationPort === 67) return 0
+      if (source0 === 0 && h.protocol === PROTOCOL_UDP && h.destinationPort === PORT_DHCP)
+        return zone.answersOn(segment, 4, destination0, 0, 0, 0) ? 0 : DROP_MARTIAN
       if (isMartianSource4(source0) || isMartianDestination4(destination0)) return DROP_MARTIAN
       if (destination0 >>> 28 === 14 || zone.isBroadcast(segment, destination0)) return DROP_NOT_ROUTED
     } else {
@@ -189,10 +193,12 @@ export class Router implements RoutesPackets, GivesUp {
       }
     }
     const isLan = zone.isOnLink(zone.lan, family, source0, source1, source2, source3)
-    if (segment === zone.uplink) return isLan ? DROP_MARTIAN : 0
-    if (isLan) return zone.ownSegment(family, source0, source1, source2, source3) < 0 ? 0 : DROP_MARTIAN
+    if (zone.ownSegment(family, source0, source1, source2, source3) >= 0) return DROP_MARTIAN
+    if (isLan) return segment === zone.lan ? 0 : DROP_MARTIAN
     const back = zone.route(family, source0, source1, source2, source3)
-    return back < 0 || zone.routeSegment(back) !== segment ? DROP_MARTIAN : 0
+    const way = back < 0 ? NOWHERE : zone.routeSegment(back)
+    // from outside may come what the router knows no way to, but not what is another way
+    return way === segment || (way === NOWHERE && segment === zone.uplink) ? 0 : DROP_MARTIAN
   }
 
   /** A packet of a connection. */
@@ -225,7 +231,7 @@ export class Router implements RoutesPackets, GivesUp {
     if (!isNew) {
       const verdict = state.conntrack.track((entry << 1) | direction, h, state.now)
       if (verdict === TRACK_NEW) return this.beginning.begin()
-      if (verdict !== TRACK_OK) return pool.drop(packet, DROP_INVALID)
+      if (verdict !== TRACK_OK && !state.zone.isOpen) return pool.drop(packet, DROP_INVALID)
     }
     rewrite.decrementHopLimit(h)
     const status = this.words[(entry << CONNECTION_SHIFT) + CONN_STATUS]

@@ -78,6 +78,8 @@ export class Tracker {
   readonly headers = new Headers()
   owner = 1
   zone = 0
+  /** whether what may not begin begins all the same */
+  isOpen = false
 
   constructor(arena: Arena = tracking()) {
     this.arena = arena
@@ -108,7 +110,7 @@ export class Tracker {
       if (verdict !== TRACK_NEW) return 'ok'
       isAgain = true
     }
-    if (!conntrack.mayBegin(h)) return 'invalid'
+    if (!conntrack.mayBegin(h) && !this.isOpen) return 'invalid'
     const entry = connections.create(this.zone, this.zone, h, reverse(of), this.owner, now)
     if (entry < 0) return 'refused'
     conntrack.begin(entry, h, now)

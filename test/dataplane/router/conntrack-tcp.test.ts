@@ -320,7 +320,7 @@ test('option lists that are broken count as none', () => {
     view.setUint8(l4 + 12, (5 + random(11)) << 4)
     view.setUint8(l4 + 13, SYN)
     const length = (view.getUint8(l4 + 12) >> 4) << 2
-    assert.equal(tracker.pass(of, length), round === 0 ? tracker.state(of) === 'gone' ? 'invalid' : 'new' : 'new')
+    assert.equal(tracker.pass(of, length), round === 0 ? (tracker.state(of) === 'gone' ? 'invalid' : 'new') : 'new')
   }
 })
 
@@ -495,7 +495,7 @@ function simulate(seed: number): void {
 }
 
 test('whole sessions with loss, reordering, closed windows and large segments: nothing is invalid', () => {
-  for (let seed = 1; seed <= 150; seed++) simulate(seed)
+  for (let seed = 1; seed <= 80; seed++) simulate(seed)
 })
 
 test('who does not see the numbers neither ends a connection nor gets data in', () => {

@@ -148,6 +148,40 @@ test('packets and bytes of both directions, whole segmentation-offload frames, n
   assert.equal(stateName(tracker.connections.words, entry), 'established')
 })
 
+test('what begins where it should not is followed by its ends alone', () => {
+  const tracker = new Tracker()
+  tracker.isOpen = true
+  const session = new Session(tracker)
+  assert.equal(session.send(0, ACK, 70, 5, 100), 'new')
+  assert.equal(session.state, 'unfollowed')
+  assert.equal(session.send(1, ACK, 1 << 30, 5, 100), 'ok')
+  assert.equal(tracker.worth(session.there), WORTH_UNPROVEN)
+  assert.equal(session.send(0, FIN | ACK, -5, 9), 'ok')
+  assert.equal(tracker.worth(session.there), WORTH_KEPT)
+  assert.equal(session.send(0, RST, 0), 'ok')
+  assert.equal(session.state, 'unfollowed')
+  assert.equal(session.send(1, SYN, 9), 'again')
+  assert.equal(session.state, 'syn-sent')
+
+  const back = reverse(PING)
+  for (const type of [0, 3, 14, 255]) {
+    tracker.connections.flush(0)
+    assert.equal(tracker.icmp(PING, type), 'new', `${type}`)
+    assert.equal(tracker.icmp(PING, type), 'ok')
+    assert.equal(tracker.icmp(back, 11), 'ok')
+    assert.equal(tracker.icmp(PING, type), 'ok')
+    assert.equal(tracker.worth(PING), WORTH_UNPROVEN)
+    assert.equal(tracker.icmp(PING, 8), 'ok', 'from here on it is followed')
+    assert.equal(tracker.icmp(back, 14), 'invalid')
+    assert.equal(tracker.icmp(back, 0), 'ok')
+  }
+  for (const of of [flow({ sourcePort: 5 }), UDP, GRE, flow({ protocol: 1, sourcePort: 0, destinationPort: 0 })]) {
+    assert.equal(tracker.pass(of, 0, { fragment: FRAGMENT_LATER }), 'new')
+    assert.equal(tracker.pass(reverse(of), 0, { fragment: FRAGMENT_LATER }), 'ok')
+    assert.notEqual(tracker.state(of), 'none')
+  }
+})
+
 /** Each: its steps, and the timeout that must then hold. */
 const AGES: [name: string, seconds: number, steps: (tracker: Tracker) => void, of: Flow][] = [
   ['tcp-syn, not answered', 240, (t) => new Session(t).send(0, SYN, 0), flow()],
@@ -260,8 +294,14 @@ test('what is worth how much', () => {
     steps(session)
     return session.tracker.worth(session.there)
   }
-  assert.equal(worth((s) => s.send(0, SYN, 0)), WORTH_UNPROVEN)
-  assert.equal(worth((s) => s.shake()), WORTH_KEPT)
+  assert.equal(
+    worth((s) => s.send(0, SYN, 0)),
+    WORTH_UNPROVEN,
+  )
+  assert.equal(
+    worth((s) => s.shake()),
+    WORTH_KEPT,
+  )
   const closing = (s: Session): void => {
     s.shake()
     s.send(0, FIN | ACK, 1, 1)

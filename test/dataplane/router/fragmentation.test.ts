@@ -45,7 +45,14 @@ interface Shape {
 }
 
 /** A UDP packet in a slot, its transport checksum unfinished; bytes of the frame are returned too. */
-function packetOf({ payload, options = [], dontFragment = false, more = false, offset = 0, padding = 0 }: Shape): number {
+function packetOf({
+  payload,
+  options = [],
+  dontFragment = false,
+  more = false,
+  offset = 0,
+  padding = 0,
+}: Shape): number {
   const header = 20 + options.length
   const packet = pool.take(14 + header + payload + padding)
   assert.ok(packet >= 0)

@@ -252,7 +252,12 @@ fragmenting('ping -s 8000 over 1500, 64 KiB over 1500 and over 576, cut again to
   for (const [id, [bytes, size]] of sizes.entries())
     for (const piece of pieces(id, bytes, size)) assert.equal(bench.give(piece), FRAGMENT_GOES_ON)
   const again = pieces(7, 8008, 1480).flatMap(({ start, end, more, id }) =>
-    end - start > 1376 ? [{ id, start, end: start + 1376, more: true }, { id, start: start + 1376, end, more }] : [],
+    end - start > 1376
+      ? [
+          { id, start, end: start + 1376, more: true },
+          { id, start: start + 1376, end, more },
+        ]
+      : [],
   )
   for (const piece of again.filter(({ start }) => start < 7400)) assert.equal(bench.give(piece), FRAGMENT_GOES_ON)
 })
@@ -407,8 +412,7 @@ fragmenting('packets that flood the slots for held ones give way to others', (be
 })
 
 fragmenting('large slots count for eight', (bench) => {
-  for (let id = 0; id < 60; id++)
-    bench.give({ id, start: 1480, end: 2960, more: true }, { slot: 9000 })
+  for (let id = 0; id < 60; id++) bench.give({ id, start: 1480, end: 2960, more: true }, { slot: 9000 })
   assert.equal(bench.held(), HELD_FRAGMENTS / 8)
 })
 

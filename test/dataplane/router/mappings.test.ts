@@ -203,8 +203,12 @@ test('IPv6: all words of both addresses count', () => {
   const found = bench.mappings.findOutside(ZONE, inbound(outbound(six), 2500, OUTSIDE6))
   assert.equal(bench.mappings.insideWord(found, 3), 5)
   assert.equal(bench.mappings.findOutside(ZONE, inbound(outbound(six), 2500, [0x20010db8, 0, 0, 2])), -1)
-  assert.ok(bench.mappings.mayEnter(found, FILTER_ADDRESS, inbound(outbound({ ...six, destination: 9 }), 2500, OUTSIDE6)))
-  assert.ok(!bench.mappings.mayEnter(found, FILTER_ADDRESS, inbound(outbound({ ...six, destination: 8 }), 2500, OUTSIDE6)))
+  assert.ok(
+    bench.mappings.mayEnter(found, FILTER_ADDRESS, inbound(outbound({ ...six, destination: 9 }), 2500, OUTSIDE6)),
+  )
+  assert.ok(
+    !bench.mappings.mayEnter(found, FILTER_ADDRESS, inbound(outbound({ ...six, destination: 8 }), 2500, OUTSIDE6)),
+  )
 })
 
 test('protocols without ports to translate: one guest at a time', () => {
@@ -296,7 +300,8 @@ test('a forward has its ports for itself: by protocol, family and address', () =
   assert.equal(bench.port({ sourcePort: 7000 }), 7000)
   assert.equal(bench.port({ sourcePort: 7001 }), 7001)
   assert.notEqual(bench.port({ sourcePort: 6000 }), 6000)
-  for (let sourcePort = 4990; sourcePort < 5010; sourcePort++) assert.ok(bench.port({ protocol: TCP, sourcePort }) > 5009)
+  for (let sourcePort = 4990; sourcePort < 5010; sourcePort++)
+    assert.ok(bench.port({ protocol: TCP, sourcePort }) > 5009)
   bench.mappings.configure(ZONE, [nat(5000, 7001)], [])
   assert.equal(bench.port({ protocol: TCP, source: 9, sourcePort: 5004 }), 5004, 'removed live')
 })
