@@ -173,6 +173,12 @@ const ELSEWHERE: Record<string, string[]> = {
   'filter-compile.ts': ['Parser'], // the whole class
   'mirror.ts': ['start', 'stop'],
   'port-table.ts': ['configure', 'forget', 'write'],
+  'router/connections.ts': ['takeOver'],
+  'router/firewall.ts': ['adopt'],
+  'router/mappings.ts': ['configure', 'adopt'],
+  'router/port-range.ts': ['configure'],
+  'router/router-table.ts': ['configure'],
+  'router/state.ts': ['configure'],
 }
 /** Local names for fields (`const { a, b } = this`) allocate nothing. */
 const TAKING_APART = /^\s*(const|let) \{[^}]*\} = [\w.]+$/

@@ -330,7 +330,9 @@ export class ActiveRouter {
 
   /** A forward to a name has the families in which the name has an address now. */
   private compileForwards(): CompiledForward[] {
-    return this.definition.forwards.flatMap((forward) =>
+    // those with an address are asked first
+    const inOrder = this.definition.forwards.toSorted((a, b) => Number(a.address === null) - Number(b.address === null))
+    return inOrder.flatMap((forward) =>
       ([4, 6] as const).flatMap((family): CompiledForward[] => {
         const to = resolveGuest(this.definition, this.services.leases, forward.to, family)
         const ip = forward.address === null ? null : parseIp(forward.address)
@@ -374,9 +376,9 @@ export class ActiveRouter {
   private async openUplink(patient: boolean): Promise<void> {
     const parsed = parseUplink(this.definition.uplink, 'uplink')
     if (parsed === null || this.definition.mode === 'isolated') return
-    this.uplink = new ActiveUplink(this.definition, parsed, this.host, () => {
-      this.configure().catch((error: Error) => this.host.problem(error.message))
+    this.uplink = new ActiveUplink(this.definition, parsed, this.host, async () => {
       this.services.retune()
+      await this.configure().catch((error: Error) => this.host.problem(error.message))
     })
     await this.uplink.open(patient)
   }

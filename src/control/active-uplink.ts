@@ -51,14 +51,14 @@ export class ActiveUplink {
   private readonly host: RouterHost
   private readonly kind: Uplink['kind']
   private readonly hostSide: Prefix[] = []
-  private readonly onChange: () => void
+  private readonly onChange: () => Promise<void>
   private network: NetworkDefinition
   private readonly client: Dhcp4Client | null = null
   private routes: { destination: Prefix; via: Ip }[] = []
   private told = ''
   private isClosed = false
 
-  constructor(network: NetworkDefinition, uplink: Uplink, host: RouterHost, onChange: () => void) {
+  constructor(network: NetworkDefinition, uplink: Uplink, host: RouterHost, onChange: () => Promise<void>) {
     this.network = network
     this.host = host
     this.kind = uplink.kind
@@ -214,11 +214,17 @@ export class ActiveUplink {
       if (this.kind === 'host') this.dressHost()
       else if (this.client?.state === 'stopped') this.client.start()
       else this.client?.restart()
-      for (const { ip } of this.addresses)
-        if (ip.length === 1) void this.host.shard.ask({ do: 'announce', segment: this.segment, ip: ip[0] }).catch(none)
     }
     if (isState) this.host.uplinkChanged(this.status())
-    void this.configure().then(this.onChange, none)
+    void this.configure()
+      .then(() => this.onChange())
+      .then(() => this.announce(), none)
+  }
+
+  /** Tells the link where the router's IPv4 addresses are (RFC 5227 section 3). */
+  private announce(): void {
+    for (const { ip } of this.addresses)
+      if (ip.length === 1) void this.host.shard.ask({ do: 'announce', segment: this.segment, ip: ip[0] }).catch(none)
   }
 
   // ---- host ----
@@ -290,7 +296,7 @@ export class ActiveUplink {
       this.routes = configuration.routes.filter(({ via }) => contains(configuration.address, via))
     }
     this.host.uplinkChanged(this.status())
-    this.onChange()
+    void this.onChange().then(() => this.announce(), none)
   }
 }
 

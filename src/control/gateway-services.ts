@@ -11,8 +11,8 @@ import { linkLocalOf, parseIp, parsePrefix } from '../services/address.js'
 import type { Ip, Prefix } from '../services/address.js'
 import { encodeOption, optionCode } from '../services/dhcp4-options.js'
 import type { Dhcp4Settings } from '../services/dhcp4-reply.js'
-import { Dhcp4Server } from '../services/dhcp4-server.js'
-import { type Dhcp6Settings, Dhcp6Server } from '../services/dhcp6-server.js'
+import { type Context4, Dhcp4Server } from '../services/dhcp4-server.js'
+import { type Context6, Dhcp6Server, type Dhcp6Settings } from '../services/dhcp6-server.js'
 import { DnsServer } from '../services/dns-server.js'
 import { serveStream } from '../services/dns-stream.js'
 import { parseUpstream } from '../services/dns-upstream.js'
@@ -85,6 +85,8 @@ export class GatewayServices {
   private readonly advertiser: RouterAdvertiser
   private readonly tcp: TcpResponder
   private readonly timer: NodeJS.Timeout
+  private readonly waiting4: [Datagram, Context4][] = []
+  private readonly waiting6: [Datagram, Context6][] = []
 
   constructor(network: NetworkDefinition, host: ServiceHost) {
     this.network = network
@@ -318,20 +320,34 @@ export class GatewayServices {
     )
   }
 
+  /** Requests that have come in one go are answered together: they wait for the disk once. */
+  private later(): void {
+    if (this.waiting4.length + this.waiting6.length > 1) return
+    setImmediate(() => {
+      const answers = this.dhcp4.handleAll(this.waiting4.splice(0))
+      for (const answer of answers) {
+        if (answer instanceof Promise) void answer.then((datagram) => this.sendDatagram(datagram))
+        else this.sendDatagram(answer)
+      }
+      for (const answer of this.dhcp6.handleAll(this.waiting6.splice(0))) this.sendDatagram(answer)
+    })
+  }
+
   private answerDhcp(datagram: Datagram, port: string): void {
     if (!this.network.subnets.some(({ cidr }) => !cidr.includes(':'))) return
-    if (
-      isRelayed(datagram.payload) &&
-      !this.network.ports.some((one) => one.name === port && one.allow.includes('router'))
-    )
-      return
-    const answer = this.dhcp4.handle(datagram, { port, nowSeconds: nowSeconds() })
-    if (answer instanceof Promise) void answer.then((later) => this.sendDatagram(later))
-    else this.sendDatagram(answer)
+    if (isRelayed(datagram.payload) && !this.mayRelay(port)) return
+    this.waiting4.push([datagram, { port, nowSeconds: nowSeconds() }])
+    this.later()
   }
 
   private answerDhcp6(datagram: Datagram, port: string): void {
-    this.sendDatagram(this.dhcp6.handle(datagram, { port, nowSeconds: nowSeconds() }))
+    this.waiting6.push([datagram, { port, nowSeconds: nowSeconds() }])
+    this.later()
+  }
+
+  /** A DHCP relay is believed of ports that may be routers alone: it speaks for others. */
+  private mayRelay(port: string): boolean {
+    return this.network.ports.some(({ name, allow }) => name === port && allow.includes('router'))
   }
 
   private sendDatagram(datagram: Datagram | null): void {

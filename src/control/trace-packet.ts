@@ -3,8 +3,8 @@
  *
  *   tcp 10.0.0.5:1234 > 93.184.216.34:443     udp [fd00::5]:1000 > [fd00::6]:53     icmp 10.0.0.5 > 10.0.0.1
  *
- * The protocol is tcp (a SYN; `tcp-ack` is a packet of a connection under way), udp, icmp or icmp6 (echo requests), or a
- * number. Ports are given where the protocol has them; a source port that is left out is 40000.
+ * The protocol is tcp (a SYN; `tcp-ack` is a packet of a connection under way), udp, icmp or icmp6 (echo requests), or
+ * a number. Ports are given where the protocol has them; a source port that is left out is 40000.
  */
 import type { Ip } from '../dataplane/router/router-table.js'
 import { formatIp, ipBytes, parseIp } from '../services/address.js'

@@ -101,7 +101,9 @@ export class Pipeline {
     this.egress.transmit()
   }
 
-  /** Once a second: what is too old is forgotten, and neighbors are asked again. Returns whether there is more to do. */
+  /**
+   * Once a second: what is too old is forgotten, and neighbors are asked again. Returns whether there is more to do.
+   */
   sweep(seconds: number): boolean {
     // also without a router: one that has gone may have left packets that wait
     this.gateway.now = this.router.now = seconds

@@ -99,9 +99,11 @@ describe('footprint', needs('root', 'tun', 'weft', 'ip', 'sysctl', 'nft'), () =>
     await unchanged(atFirst)
   })
 
-  it('removing a port gives back what it took', async () => {
+  it('removing a port gives back what it took, and so does deleting a network with its uplink', async () => {
     const atFirst = await inventory()
     const weft = await Weft.start(lab, space, 'third')
+    assert.notEqual(await space.link('weft-default'), null, 'the uplink of the network default')
+    await weft.do('network delete default')
     await use(weft)
     for (const name of ['n', 'keep', 't', 'g']) await weft.do(`port remove lan ${name}`)
     await unchanged(atFirst)

@@ -23,7 +23,7 @@ import {
   uplink6,
   world,
 } from '../rig/outside-world.js'
-import { type Seen, Server, UdpSocket, tcpConnect, tcpSeen, udpAsk } from '../rig/talker.js'
+import { type Seen, Server, UdpSocket, tcpConnect, tcpError, tcpSeen, udpAsk } from '../rig/talker.js'
 
 const names = ['root', 'tun', 'weft', 'ip', 'iperf3', 'tcpdump', 'tshark', 'ethtool', 'cc', 'scapy', 'busybox']
 const wants = needs(...names)
@@ -233,7 +233,7 @@ describe('NAT: mapping and filtering (RFC 4787)', wants, () => {
     const socket = await UdpSocket.open(a.space, 40_000)
     await socket.ask(world.ip, 3478, 'plain')
     socket.send(world.ip, 3478, `from ${world.ip} 3999 other-port`)
-    socket.send(world.ip, 3478, `from ${world.second} 3478 other-address`)
+    socket.send(world.ip, 3478, `from ${world.second} 3998 other-address`)
     await until('the server was asked', () => server.received().length >= 3)
     await pause(1000)
     await socket.ask(world.ip, 3478, 'last')
@@ -411,15 +411,17 @@ describe('NAT: errors on the way', needs(...names, 'traceroute'), () => {
     assert.deepEqual(await udpAsk(a.space, world.ip6, 9), { error: 'ECONNREFUSED' })
   })
 
-  it('host unreachable from a router outside reaches the socket that asked', async () => {
-    assert.deepEqual(await udpAsk(a.space, '203.0.113.77', 9), { error: 'EHOSTUNREACH' })
+  it('host unreachable from a router outside ends the attempt to connect', async () => {
+    assert.equal(await tcpError(a.space, '203.0.113.77', 9), 'EHOSTUNREACH')
   })
 
   it('an address that nobody has on the uplink is unreachable, told by the router', async () => {
-    assert.deepEqual(await udpAsk(a.space, '198.51.100.99', 9), { error: 'EHOSTUNREACH' })
+    assert.equal(await tcpError(a.space, '198.51.100.99', 9), 'EHOSTUNREACH')
+    assert.equal(await tcpError(a.space, '2001:db8:100::99', 9), 'EHOSTUNREACH')
   })
 
   it('the errors that a guest gets have right checksums, outside and within', async () => {
+    await finish(a.space, a.device, true) // a quote is as the guest sent it
     const capture = await a.space.capture(a.device, { only: 'in', filter: 'icmp or icmp6' })
     await udpAsk(a.space, far.ip, 9)
     await udpAsk(a.space, world.ip6, 9)
@@ -436,14 +438,12 @@ describe('NAT: errors on the way', needs(...names, 'traceroute'), () => {
   it('path-MTU discovery works through a link outside that takes less', async () => {
     await outside.world.ip('link set m0 mtu 1300')
     await outside.far.ip('link set f0 mtu 1300')
-    const tell = await a.space.attempt('ping', ['-n', '-c', '2', '-W', '2', '-M', 'do', '-s', '1400', far.ip])
-    assert.match(tell.stdout + tell.stderr, /(mtu ?= ?1300)/)
-    for (const device of ['4', '6']) {
-      const to = device === '4' ? far.ip : far.ip6
+    for (const to of [far.ip, far.ip6]) {
+      const tell = await a.space.attempt('ping', ['-n', '-c', '2', '-W', '2', '-M', 'do', '-s', '1400', to])
+      assert.match(tell.stdout + tell.stderr, /mtu ?= ?1300/)
       await outside.probe.stream(a.space, outside.far, to, 5)
     }
     assert.match(await a.space.ip(`route get ${far.ip}`), /mtu 1300/)
-    assert.match(await a.space.ip(`route get ${far.ip6}`), /mtu 1300/)
   })
 })
 
@@ -478,9 +478,11 @@ describe('NAT: links of different MTU', wants, () => {
   })
 
   it('what is too large for the uplink is cut, or refused with the size that fits', async () => {
-    assert.equal(await a.space.ping(world.ip, { sizeBytes: 8000 }), 3, 'cut by the router')
+    const cut = await a.space.run('ping', ['-n', '-c', '3', '-i', '0.2', '-M', 'dont', '-s', '8000', world.ip])
+    assert.match(cut, /3 received/)
     const tell = await a.space.attempt('ping', ['-n', '-c', '2', '-W', '2', '-M', 'do', '-s', '4000', world.ip])
     assert.match(tell.stdout + tell.stderr, /mtu ?= ?1500/)
-    assert.equal(await a.space.ping(world.ip6, { sizeBytes: 4000 }), 3, 'cut by the guest, told the size')
+    const answers = await a.space.ping(world.ip6, { sizeBytes: 4000 })
+    assert.ok(answers >= 2, `${answers} of 3: cut by the guest, once told the size`)
   })
 })

@@ -81,12 +81,14 @@ export class Session {
   private readonly file: string
   private readonly releasing: (session: Session) => Promise<void>
   private readonly renewing: (session: Session) => Promise<void>
+  private readonly ending: NodeJS.Signals
 
   constructor(program: Background, file: string, verbs: Verbs) {
     this.program = program
     this.file = file
     this.releasing = verbs.release
     this.renewing = verbs.renew
+    this.ending = verbs.ending ?? 'SIGKILL'
   }
 
   /** All calls of the script so far. */
@@ -131,13 +133,14 @@ export class Session {
     return this.releasing(this)
   }
 
-  /** Ends without a word to the server. */
+  /** Ends without a word to the server. dhcpcd has children, which go with it only if it is asked. */
   async kill(): Promise<void> {
-    await this.program.stop('SIGKILL')
+    await this.program.stop(this.ending)
   }
 }
 
 interface Verbs {
+  ending?: NodeJS.Signals // SIGKILL unless told
   renew(session: Session): Promise<void>
   release(session: Session): Promise<void>
 }
@@ -247,6 +250,7 @@ export const dhcpcd: Client = {
     const command = `${mounts} && exec dhcpcd -B -d --nodev -${family} -f ${configuration} ${host.device}`
     const program = host.space.spawn('sh', ['-c', command])
     const session = new Session(program, file, {
+      ending: 'SIGTERM',
       renew: () => Promise.reject(new Error('dhcpcd asks again when it is started again')),
       async release() {
         await program.stop('SIGALRM') // its signal to release

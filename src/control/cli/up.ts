@@ -86,6 +86,15 @@ async function up(options: UpOptions & { socket: string }): Promise<void> {
   process.exit(status)
 }
 
+/** What a network's uplink leads to, for who has not chosen it. */
+function wayOut({ mode, uplink, uplinkStatus }: NetworkStatus): string {
+  if (mode === 'isolated' || mode === 'bridge') return ''
+  if (uplink === null) return '; it has no way out: this user may open none (uplink sockets comes in a later version)'
+  if (uplink.startsWith('host'))
+    return `; guests reach this host by its interface ${uplinkStatus?.dev ?? 'weft'}, and what the host forwards to`
+  return ''
+}
+
 /** How to go on from here, in words to copy. */
 function greet(socket: string, networks: readonly NetworkStatus[]): void {
   const to = socket === defaultSocket() ? '' : ` --socket ${socket}`
@@ -94,7 +103,8 @@ function greet(socket: string, networks: readonly NetworkStatus[]): void {
   const { name, mode, subnets, uplink } = network
   const path = socket.replace(/[^/]*$/, 'vm1.sock')
   const parts = [mode, ...subnets.map((subnet) => subnet.cidr), ...(uplink === null ? [] : [`uplink ${uplink}`])]
-  say(`weft: network ${name} is active (${parts.join(', ')}). To attach a guest, in another terminal:`)
+  say(`weft: network ${name} is active (${parts.join(', ')})${wayOut(network)}.`)
+  say('weft: To attach a guest, in another terminal:')
   say(`weft:   npx weft port add ${name} vm1 --kind qemu --path ${path}${to}`)
   say(`weft:   qemu-system-x86_64 … $(npx weft qemu ${name} vm1${to})`)
 }

@@ -1,10 +1,10 @@
 /**
  * What the router does with packets that go no further: it answers them, hands them to its services, or says why not.
  *
- * To the router itself: echo requests are answered in place, DHCP and DNS go to the services, the rest is refused: on the
- * guests' segment with an ICMP error or a reset, on the uplink silently. Which of these a guest or the outside may reach
- * is the firewall's to say (PATH_GATEWAY, PATH_SELF); DHCP and neighbor discovery are never filtered, or a guest could
- * not have an address.
+ * To the router itself: echo requests are answered in place, DHCP and DNS go to the services, the rest is refused: on
+ * the guests' segment with an ICMP error or a reset, on the uplink silently. Which of these a guest or the outside may
+ * reach is the firewall's to say (PATH_GATEWAY, PATH_SELF); DHCP and neighbor discovery are never filtered, or a guest
+ * could not have an address.
  *
  * An ICMP error about a connection goes to the end that sent what it quotes, with the quote translated back (RFC 5508
  * section 4); one that quotes nothing known is dropped. It changes nothing of the connection.
@@ -130,17 +130,17 @@ export class Answers {
     inverse.destinationPort = quoted.sourcePort
     const match = connections.find(zone.zone, inverse)
     if (match < 0) return pool.drop(packet, DROP_INVALID)
+    const neighbor = this.router.nextHop(match >> 1, match & 1)
+    if (neighbor < 0) return pool.drop(packet, DROP_NO_ROUTE)
+    if (!this.router.isReady(neighbor)) return
     const path = state.segment === zone.uplink ? PATH_IN : PATH_OUT
     const judge = state.firewalls[zone.zone]
     const ingress = pool.records[(packet << RECORD_SHIFT) + INGRESS]
-    const verdict = judge.evaluate(path, h, h.icmp, STATE_RELATED, ingress, -1)
+    const verdict = judge.evaluate(path, h, h.icmp, STATE_RELATED, ingress, state.neighbors.port(neighbor))
     if ((verdict & VERDICT_ACTION) !== ACCEPT) {
       judge.count(path, verdict, 1, h.end - h.l3)
       return pool.drop(packet, DROP_POLICY)
     }
-    const neighbor = this.router.nextHop(match >> 1, match & 1)
-    if (neighbor < 0) return pool.drop(packet, DROP_NO_ROUTE)
-    if (!this.router.isReady(neighbor)) return
     if (h.hopLimit <= 1) return pool.drop(packet, DROP_HOP_LIMIT)
     rewrite.decrementHopLimit(h)
     const to = this.router.translated(match)

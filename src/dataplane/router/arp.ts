@@ -1,8 +1,8 @@
 /**
  * ARP for IPv4 over Ethernet (RFC 826, RFC 5227): reading, and the packets that the router sends.
  *
- * `valid` accepts what the standard and security want of a packet from a guest: Ethernet and IPv4, a request or a reply,
- * its sender's hardware address that of the frame. Everything else is dropped by the guard on guarded ports.
+ * `valid` accepts what the standard and security want of a packet from a guest: Ethernet and IPv4, a request or a
+ * reply, its sender's hardware address that of the frame. Everything else is dropped by the guard on guarded ports.
  *
  * Offsets are from the start of the frame: 14 bytes of Ethernet header, then hardware type, protocol type, two lengths,
  * operation, sender's MAC and address, target's MAC and address.

@@ -6,9 +6,9 @@
  *                                  solicitations handed to the services; the rest is flooded as any frame
  *   to others, or from itself      goes on
  *
- * It also speaks for the router: `send` puts an Ethernet header before a packet and leaves it in the burst `routed`, with
- * the router's port as its ingress; `forward.ts` then treats it as any frame. Neighbors are asked for here, and what
- * their answers set free is sent.
+ * It also speaks for the router: `send` puts an Ethernet header before a packet and leaves it in the burst `routed`,
+ * with the router's port as its ingress; `forward.ts` then treats it as any frame. Neighbors are asked for here, and
+ * what their answers set free is sent.
  *
  * Services get a copy of a frame through the punt ring, at most SERVED_PER_SECOND a port and second.
  */
@@ -21,7 +21,7 @@ import type { PortTable } from '../port-table.js'
 import { ARP_REPLY, ARP_REQUEST, answerArp, arpSender, arpTarget, askArp, validArp } from './arp.js'
 import * as fragments from './fragments.js'
 import { Headers } from './headers.js'
-import { Discovery, ND_ADVERTISEMENT, ND_ROUTER_SOLICITATION, ND_SOLICITATION, advertise, solicit } from './nd.js'
+import { Discovery, ND_ROUTER_SOLICITATION, ND_SOLICITATION, advertise, solicit } from './nd.js'
 import * as neighborTable from './neighbors.js'
 import type { Neighbors } from './neighbors.js'
 import type { Releases } from './guard.js'
@@ -63,7 +63,9 @@ const RELEASED_MAX = HELD_NEIGHBOR + HELD_FRAGMENTS + BURST_CAPACITY
 
 /** What routes IP packets that are for the gateway's MAC. Takes every packet over. */
 export interface RoutesPackets {
-  route(packet: number, segment: number): void
+  /** Takes a packet over, to be routed with the others of its burst. At most BURST_CAPACITY. */
+  take(packet: number, segment: number): void
+  routeTaken(): void
   /** The same for a packet that has waited for its next hop's address. */
   reroute(packet: number): void
 }
@@ -144,6 +146,7 @@ export class Gateway implements Releases {
       packets[kept++] = packet
     }
     burst.count = kept
+    this.router!.routeTaken()
     if (this.releasedCount > 0) this.routeReleased()
     if (this.neighbors.probeCount > 0) this.sendProbes()
   }
@@ -261,7 +264,7 @@ export class Gateway implements Releases {
 
   private takeOwn(packet: number, record: number, segment: number): void {
     const type = this.pool.records[record + ETHERTYPE]
-    if (type === TYPE_IP || type === TYPE_IP6) this.router!.route(packet, segment)
+    if (type === TYPE_IP || type === TYPE_IP6) this.router!.take(packet, segment)
     else if (type === TYPE_ARP) this.takeArp(packet, record, segment, false)
     else this.pool.drop(packet, DROP_NOT_SERVED)
   }

@@ -180,6 +180,7 @@ export class Guard {
       next = bytes[at]
       at += length
     }
+    if (at > end) return DROP_IP_OPTIONS
     let type = 0
     if (!isLater && (next === 58 || next === 17)) {
       if (at + 8 > end) return DROP_IP_OPTIONS

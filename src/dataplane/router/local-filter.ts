@@ -1,13 +1,14 @@
 /**
  * The firewall between guests of one network (PATH_LOCAL): judges frames on their way from one port to another.
  *
- * Only networks whose rules can refuse such frames come here (`RouterTable.filtered`); all others are switched without a
- * look. IP packets belong to connections as in the router: the first packet is judged, and what follows passes while its
- * state is right. A frame to a group is judged for each port that it would leave by, and begins no connection.
+ * Only networks whose rules can refuse such frames come here (`RouterTable.filtered`); all others are switched without
+ * a look. IP packets belong to connections as in the router: the first packet is judged, and what follows passes while
+ * its state is right. A frame to a group is judged for each port that it would leave by, and begins no connection.
  *
- * Never filtered: ARP, neighbor discovery and multicast listener reports, DHCP: without them a guest has no address; and
- * what the router itself sends, which was judged on its way. Refused: IP that contradicts itself. A later fragment has
- * no ports, so rules that name some do not fit it: it passes by the rules that name its protocol or its addresses only.
+ * Never filtered: ARP, neighbor discovery and multicast listener reports, DHCP: without them a guest has no address;
+ * and what the router itself sends, which was judged on its way. Refused: IP that contradicts itself. A later fragment
+ * has no ports, so rules that name some do not fit it: it passes by the rules that name its protocol or its addresses
+ * only.
  */
 import * as drops from '../drops.js'
 import * as layout from '../layout.js'

@@ -1,10 +1,11 @@
 /**
- * Neighbor discovery for IPv6 (RFC 4861 sections 4.3, 4.4, 7): reading solicitations and advertisements, and the packets
- * that the router sends.
+ * Neighbor discovery for IPv6 (RFC 4861 sections 4.3, 4.4, 7): reading solicitations and advertisements, and the
+ * packets that the router sends.
  *
- * `valid` checks what section 7.1 demands: hop limit 255, ICMP code 0, a target that is no group, options whose lengths
- * add up and name no group, and no source link-layer option from an unspecified source. The ICMP checksum is verified too, unless it is
- * unfinished. Router advertisements and redirects are not read: the router heeds neither.
+ * `Discovery.read` checks what section 7.1 demands: hop limit 255, ICMP code 0, a target that is no group, options
+ * whose lengths add up, and no source link-layer option from an unspecified source; besides, a MAC that is no group.
+ * The ICMP checksum is verified too, unless it is unfinished. Router advertisements and redirects are not read: the
+ * router heeds neither.
  */
 import * as layout from '../layout.js'
 import type { Pool } from '../burst.js'
@@ -82,8 +83,8 @@ export class Discovery {
 }
 
 /**
- * An advertisement of one of the router's addresses (`target`) to the sender of the solicitation in `h`, or to all nodes
- * if that has no address: a new packet without its Ethernet header; -1 if the pool is empty.
+ * An advertisement of one of the router's addresses (`target`) to the sender of the solicitation in `h`, or to all
+ * nodes if that has no address: a new packet without its Ethernet header; -1 if the pool is empty.
  */
 export function advertise(pool: Pool, h: Headers, discovery: Discovery, macLow: number, macHigh: number): number {
   const packet = pool.take(FRAME_BYTES)

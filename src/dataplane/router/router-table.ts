@@ -15,7 +15,7 @@ import type { CompiledFirewall } from './firewall.js'
 import { Zone } from './zone.js'
 import { NETWORKS_MAX } from '../port-table.js'
 
-// What the gateway does for hosts of a segment (bits of `services`): it hands those packets to the control process.
+// What the gateway does for hosts of a segment (bits of `services`): those packets go to the services.
 export const SERVICE_DHCP = 1 // UDP port 67
 export const SERVICE_DNS = 2 // UDP and TCP port 53
 export const SERVICE_DHCP6 = 4 // UDP port 547

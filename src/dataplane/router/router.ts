@@ -15,7 +15,8 @@
  * it. Addresses are translated only on the way out by the uplink, and for a guest that uses a forward's outside address
  * (hairpin, RFC 4787 REQ-9).
  *
- * The neighbor of each direction is kept in the connection, with the generation of routes and neighbors it was found in.
+ * The neighbor of each direction is kept in the connection, with the generation of routes and neighbors it was found
+ * in.
  */
 import * as drops from '../drops.js'
 import * as layout from '../layout.js'
@@ -29,7 +30,7 @@ import { cutPacket } from './fragmentation.js'
 import * as fragmentTable from './fragments.js'
 import type { RoutesPackets } from './gateway.js'
 import * as headerTypes from './headers.js'
-import { Flow } from './headers.js'
+import { Flow, Headers } from './headers.js'
 import * as icmpErrors from './icmp-error.js'
 import type { GivesUp } from './neighbors.js'
 import type { RouterState } from './state.js'
@@ -38,8 +39,18 @@ import type { Zone } from './zone.js'
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
 const { DROP_HOP_LIMIT, DROP_INVALID, DROP_MARTIAN, DROP_NOT_ROUTED, DROP_NO_NEIGHBOR, DROP_NO_ROUTE, DROP_TOO_BIG } =
   drops
-const { CONNECTION_SHIFT, HEADER_LENGTH, HEADER_ROUTED_PACKETS, INGRESS, LENGTH, OFFSET, RECORD_SHIFT, SEGMENT_BYTES } =
-  layout
+const {
+  BURST_CAPACITY,
+  CONNECTION_SHIFT,
+  HEADER_CONNECTIONS_USED,
+  HEADER_LENGTH,
+  HEADER_ROUTED_PACKETS,
+  INGRESS,
+  LENGTH,
+  OFFSET,
+  RECORD_SHIFT,
+  SEGMENT_BYTES,
+} = layout
 const { FRAGMENT_NONE, PROTOCOL_ICMP6, PROTOCOL_TCP, PROTOCOL_UDP } = headerTypes
 const { isMartianDestination4, isMartianDestination6, isMartianSource4, isMartianSource6 } = headerTypes
 const {
@@ -69,6 +80,8 @@ const { ANSWER_TIME_EXCEEDED, ANSWER_TOO_BIG } = answering
 
 const ETHERNET_BYTES = 14
 const TCP_SYN = 0x02
+/** Connections from which on their table does not stay in the cache. */
+const TOUCHED_FROM = 4096
 const PORT_DHCP = 67
 /** No segment. */
 const NOWHERE = -1
@@ -83,6 +96,12 @@ export class Router implements RoutesPackets, GivesUp {
   private readonly answers: Answers
   private readonly to = new Flow() // what `translated` found
   private readonly pieces = new Int32Array(PIECES_MAX)
+  private readonly taken = new Int32Array(BURST_CAPACITY)
+  private readonly takenSegment = new Int32Array(BURST_CAPACITY)
+  private takenCount = 0
+  private readonly parsed: Headers[] = [] // of the taken ones
+  private readonly hashes = new Int32Array(BURST_CAPACITY)
+  private readonly spare = new Headers() // of packets that have waited
 
   constructor(state: RouterState) {
     this.state = state
@@ -90,38 +109,70 @@ export class Router implements RoutesPackets, GivesUp {
     this.header = state.arena.header
     this.answers = new Answers(state, this)
     this.beginning = new Beginning(state, this, this.answers)
+    for (let i = 0; i < BURST_CAPACITY; i++) this.parsed.push(new Headers())
   }
 
-  /** A packet for the gateway's MAC on a segment. Takes it over. */
-  route(packet: number, segment: number): void {
+  take(packet: number, segment: number): void {
+    this.taken[this.takenCount] = packet
+    this.takenSegment[this.takenCount++] = segment
+  }
+
+  /**
+   * Routes what was taken. All headers are read first, and their connections' places in a large table are touched
+   * together, so that the burst waits for memory once and not once a packet.
+   */
+  routeTaken(): void {
+    if (this.takenCount === 0) return
+    const { state, taken, takenSegment, parsed, hashes } = this
+    const { pool, connections, table } = state
+    const count = this.takenCount
+    this.takenCount = 0
+    let kept = 0
+    for (let i = 0; i < count; i++) {
+      const headers = parsed[kept]
+      const broken = headers.parse(pool, taken[i])
+      if (broken !== 0) {
+        pool.drop(taken[i], broken)
+        continue
+      }
+      takenSegment[kept] = takenSegment[i]
+      hashes[kept++] = connections.hash(table.zone[takenSegment[i]], headers)
+    }
+    if (this.header[HEADER_CONNECTIONS_USED] > TOUCHED_FROM) connections.touch(hashes, kept)
+    for (let i = 0; i < kept; i++) {
+      state.headers = parsed[i]
+      this.route(parsed[i].packet, takenSegment[i], hashes[i])
+    }
+  }
+
+  /** A packet for the gateway's MAC on a segment, whose headers have been read. Takes it over. */
+  private route(packet: number, segment: number, hash: number): void {
     const { state } = this
     const { headers, pool, fragments } = state
-    const broken = headers.parse(pool, packet)
-    if (broken !== 0) return pool.drop(packet, broken)
     this.enter(packet, segment)
     const type = headers.icmp >> 8
     if (headers.protocol === PROTOCOL_ICMP6 && type >= 133 && type <= 137) return this.answers.discovery()
     const odd = this.judgeEnds()
     if (odd !== 0) return pool.drop(packet, odd)
-    if (headers.fragment !== FRAGMENT_NONE) {
-      const verdict = fragments.process(headers, state.zone.zone, state.now)
-      if (verdict === FRAGMENT_HELD) return
-      if (verdict !== 0) return pool.drop(packet, verdict)
-    }
-    const isFragment = headers.fragment !== FRAGMENT_NONE
-    this.walk()
-    if (isFragment) this.routeFreed()
+    if (headers.fragment === FRAGMENT_NONE) return this.walk(hash)
+    const verdict = fragments.process(headers, state.zone.zone, state.now)
+    if (verdict === FRAGMENT_HELD) return
+    if (verdict !== 0) return pool.drop(packet, verdict)
+    this.walk(state.connections.hash(state.zone.zone, headers))
+    this.routeFreed()
   }
 
   /** Later fragments that their first one, which came after them, has set free. */
   private routeFreed(): void {
     const { state } = this
-    const { fragments, headers, pool } = state
+    const { fragments, pool } = state
+    const headers = this.spare
+    state.headers = headers
     for (let packet = fragments.takeReady(headers); packet >= 0; packet = fragments.takeReady(headers)) {
       const segment = this.segmentOf(packet)
       if (segment >= 0) {
         this.enter(packet, segment)
-        this.walk()
+        this.walk(state.connections.hash(state.zone.zone, headers))
       } else {
         pool.drop(packet, DROP_NO_ROUTE)
       }
@@ -133,7 +184,7 @@ export class Router implements RoutesPackets, GivesUp {
     const { state } = this
     if (!this.again(packet)) return
     if (state.headers.fragment !== FRAGMENT_NONE) state.fragments.recall(state.headers)
-    this.walk()
+    this.walk(state.connections.hash(state.zone.zone, state.headers))
   }
 
   /** A packet that has waited in vain. */
@@ -144,6 +195,7 @@ export class Router implements RoutesPackets, GivesUp {
   private again(packet: number): boolean {
     const { state } = this
     const segment = this.segmentOf(packet)
+    state.headers = this.spare
     const isThere = segment >= 0 && state.headers.parse(state.pool, packet) === 0
     if (isThere) this.enter(packet, segment)
     else state.pool.drop(packet, DROP_NO_ROUTE)
@@ -164,10 +216,11 @@ export class Router implements RoutesPackets, GivesUp {
     state.zone = state.table.zones[state.table.zone[segment]]
   }
 
-  private walk(): void {
+  /** @param hash of the packet's ends in its zone */
+  private walk(hash: number): void {
     const { state, header } = this
     header[HEADER_ROUTED_PACKETS] = (header[HEADER_ROUTED_PACKETS] + 1) | 0
-    const match = state.connections.find(state.zone.zone, state.headers)
+    const match = state.connections.findHashed(hash, state.zone.zone, state.headers)
     if (match >= 0) this.known(match)
     else if (this.answers.isError()) this.answers.related()
     else this.beginning.begin()
@@ -329,7 +382,9 @@ export class Router implements RoutesPackets, GivesUp {
     return neighbor > 0 && this.state.neighbors.segment(neighbor - 1) === this.state.zone.lan
   }
 
-  /** The ends that packets of a match have behind the router; null if they stay as they are. Valid until the next call. */
+  /**
+   * The ends that packets of a match have behind the router; null if they stay as they are. Valid until the next call.
+   */
   translated(match: number): Flow | null {
     const { words, to } = this
     const at = (match >> 1) << CONNECTION_SHIFT

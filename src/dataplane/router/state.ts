@@ -39,7 +39,7 @@ export class RouterState {
   /** by zone: 1 if the firewall judges packets of known connections too */
   readonly judgesAll: Int32Array
   /** of the packet in hand */
-  readonly headers = new Headers()
+  headers = new Headers()
   packet = -1
   segment = -1
   zone: Zone
@@ -81,6 +81,7 @@ export class RouterState {
     if (router === null) {
       this.connections.flush(zone)
       this.mappings.flush(zone)
+      this.mappings.configure(zone, [], [])
       this.neighbors.flush(zone, -1)
       return
     }
@@ -104,7 +105,7 @@ export class RouterState {
   sweep(now: number): boolean {
     if (this.logged < 0) this.findLogged(0)
     this.fragments.sweep(now)
-    this.mappings.sweep(now)
-    return this.connections.sweep(now)
+    const areMappingsDone = !this.mappings.sweep(now)
+    return this.connections.sweep(now) || !areMappingsDone
   }
 }

@@ -1,8 +1,8 @@
 /**
  * One router: its addresses, routes and forwards as arrays, and the questions that the frame path asks of them.
  *
- * An answer that is a place (`route`, `forward`) is an index into the arrays here. All lists are searched in order: they
- * are short (see the limits of `src/control/definition.ts`), and only a connection's first packet asks.
+ * An answer that is a place (`route`, `forward`) is an index into the arrays here. All lists are searched in order:
+ * they are short (see the limits of `src/control/definition.ts`), and only a connection's first packet asks.
  */
 import type { CompiledPrefix, CompiledRouter, CompiledSegment, Ip } from './router-table.js'
 import type { Flow } from './headers.js'
@@ -145,7 +145,9 @@ export class Zone {
     return this.routes[route + 8 + index]
   }
 
-  /** The forward that a packet from outside, or a hairpin, goes by; -1: none. The destination is one of the router's. */
+  /**
+   * The forward that a packet from outside, or a hairpin, goes by; -1: none. The destination is one of the router's.
+   */
   forward(flow: Flow): number {
     const { forwards } = this
     for (let i = 0; i < forwards.length; i += FORWARD) {

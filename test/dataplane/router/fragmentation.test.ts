@@ -217,7 +217,10 @@ test('options: all in the first piece, those with the copy bit in every one', ()
 
   const plain = packetOf({ payload: 3000, options: [7, 3, 4, 1] })
   const plainCount = cutPacket(pool, plain, 600, pieces)
-  assert.deepEqual(together(plainCount, 600).options, [[7, 3, 4, 1], ...new Array(plainCount - 1).fill([])])
+  assert.deepEqual(together(plainCount, 600).options, [
+    [7, 3, 4, 1],
+    ...Array.from({ length: plainCount - 1 }, () => []),
+  ])
   release(plainCount)
   pool.release(plain)
 

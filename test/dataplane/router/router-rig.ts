@@ -12,8 +12,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { Geometry } from '../../../src/dataplane/layout.js'
-import { COUNTER_SHIFT, HEADER_SECRET } from '../../../src/dataplane/layout.js'
-import { type CompiledPort, PORT_GATEWAY, PORT_GUARDED, PORT_LINK } from '../../../src/dataplane/port-table.js'
+import { COUNTER_SHIFT, HEADER_NOW, HEADER_SECRET } from '../../../src/dataplane/layout.js'
+import { type CompiledPort, PORT_GATEWAY, PORT_LINK } from '../../../src/dataplane/port-table.js'
 import { TIMEOUTS } from '../../../src/dataplane/router/connections.js'
 import {
   ACCEPT,
@@ -51,7 +51,8 @@ import { type Packet, build, hex } from './packet-builder.js'
 export function ip(text: string): number[] {
   if (!text.includes(':')) return [text.split('.').reduce((sum, octet) => (sum << 8) | Number(octet), 0)]
   const [head, tail] = text.split('::')
-  const groups = (part: string | undefined): number[] => (part ? part.split(':').map((g) => Number.parseInt(g, 16)) : [])
+  const groups = (part: string | undefined): number[] =>
+    part ? part.split(':').map((g) => Number.parseInt(g, 16)) : []
   const first = groups(head)
   const last = groups(tail)
   const all = [...first, ...Array.from({ length: 8 - first.length - last.length }, () => 0), ...last]
@@ -251,7 +252,8 @@ export function framed(to: string, from: string, packet: Uint8Array, type = pack
   return Uint8Array.from([...octetsOf(to), ...octetsOf(from), type >> 8, type & 255, ...packet])
 }
 
-const words = (address: number[]): number[] => address.flatMap((w) => [w >>> 24, (w >>> 16) & 255, (w >>> 8) & 255, w & 255])
+const words = (address: number[]): number[] =>
+  address.flatMap((w) => [w >>> 24, (w >>> 16) & 255, (w >>> 8) & 255, w & 255])
 
 /** The 28 bytes of an ARP packet. */
 export function arp(operation: number, fromMac: string, from: string, toMac: string, to: string): Uint8Array {
@@ -335,7 +337,11 @@ export class Routed extends Switch {
   /** A host of a site sends an IP packet to its gateway. */
   from(at: Site, host: Host, packet: Packet | Uint8Array, fields: [number, number][] = []): SentFrame[] {
     const gateway = host === at.isp ? at.uplinkMac : at.gatewayMac
-    return this.pass(host.port, framed(gateway, host.mac, packet instanceof Uint8Array ? packet : build(packet)), fields)
+    return this.pass(
+      host.port,
+      framed(gateway, host.mac, packet instanceof Uint8Array ? packet : build(packet)),
+      fields,
+    )
   }
 
   /** What the services got since the last time. */
@@ -366,7 +372,7 @@ export class Routed extends Switch {
   }
 
   get now(): number {
-    return this.loop.pipeline.gateway.now
+    return this.arena.header[HEADER_NOW]
   }
 
   /** All drops with a reason, by reason alone. */
