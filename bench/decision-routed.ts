@@ -51,7 +51,7 @@ export interface RoutedCase {
   frame(at: number, random: () => number): [flow: number, isAnswer: boolean]
 }
 
-const RULES = ['drop out tcp dport 25', 'drop out to 192.0.2.0/24', 'accept in icmp', 'reject local tcp dport 23']
+const RULES = ['drop out tcp dport 25', 'drop out to 192.0.2.0/24', 'accept in icmp']
 const MAPPINGS = 16384
 const LAN = 0
 const UPLINK = 1

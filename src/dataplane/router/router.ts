@@ -83,8 +83,9 @@ const TCP_SYN = 0x02
 /** Connections from which on their table does not stay in the cache. */
 const TOUCHED_FROM = 4096
 const PORT_DHCP = 67
-/** No segment. */
+/** No segment, no connection. */
 const NOWHERE = -1
+const NONE = -1
 const LINK_LOCAL6 = 0xfe800000 | 0
 const LINK_LOCAL6_MASK = 0xffc00000 | 0
 
@@ -152,14 +153,27 @@ export class Router implements RoutesPackets, GivesUp {
     this.enter(packet, segment)
     const type = headers.icmp >> 8
     if (headers.protocol === PROTOCOL_ICMP6 && type >= 133 && type <= 137) return this.answers.discovery()
+    const isWhole = headers.fragment === FRAGMENT_NONE
+    const match = isWhole ? state.connections.findHashed(hash, state.zone.zone, headers) : NONE
+    // who comes from where a connection's packets of this direction come from has been judged with its first one
+    if (match >= 0 && this.isExpected(match, segment)) return this.walk(match)
     const odd = this.judgeEnds()
     if (odd !== 0) return pool.drop(packet, odd)
-    if (headers.fragment === FRAGMENT_NONE) return this.walk(hash)
+    if (isWhole) return this.walk(match)
     const verdict = fragments.process(headers, state.zone.zone, state.now)
     if (verdict === FRAGMENT_HELD) return
     if (verdict !== 0) return pool.drop(packet, verdict)
-    this.walk(state.connections.hash(state.zone.zone, headers))
+    this.walk(state.connections.find(state.zone.zone, headers))
     this.routeFreed()
+  }
+
+  /** Whether the other direction's packets of a connection leave by the segment: as far as that is known. */
+  private isExpected(match: number, segment: number): boolean {
+    const { words, state } = this
+    const at = (match >> 1) << CONNECTION_SHIFT
+    if (words[at + CONN_GENERATION] !== ((state.neighbors.generation + state.configured) | 0)) return false
+    const back = words[at + CONN_NEIGHBOR + 1 - (match & 1)]
+    return back > 0 && state.neighbors.segment(back - 1) === segment
   }
 
   /** Later fragments that their first one, which came after them, has set free. */
@@ -172,7 +186,7 @@ export class Router implements RoutesPackets, GivesUp {
       const segment = this.segmentOf(packet)
       if (segment >= 0) {
         this.enter(packet, segment)
-        this.walk(state.connections.hash(state.zone.zone, headers))
+        this.walk(state.connections.find(state.zone.zone, headers))
       } else {
         pool.drop(packet, DROP_NO_ROUTE)
       }
@@ -184,7 +198,7 @@ export class Router implements RoutesPackets, GivesUp {
     const { state } = this
     if (!this.again(packet)) return
     if (state.headers.fragment !== FRAGMENT_NONE) state.fragments.recall(state.headers)
-    this.walk(state.connections.hash(state.zone.zone, state.headers))
+    this.walk(state.connections.find(state.zone.zone, state.headers))
   }
 
   /** A packet that has waited in vain. */
@@ -216,11 +230,10 @@ export class Router implements RoutesPackets, GivesUp {
     state.zone = state.table.zones[state.table.zone[segment]]
   }
 
-  /** @param hash of the packet's ends in its zone */
-  private walk(hash: number): void {
-    const { state, header } = this
+  /** @param match of a connection, NONE */
+  private walk(match: number): void {
+    const { header } = this
     header[HEADER_ROUTED_PACKETS] = (header[HEADER_ROUTED_PACKETS] + 1) | 0
-    const match = state.connections.findHashed(hash, state.zone.zone, state.headers)
     if (match >= 0) this.known(match)
     else if (this.answers.isError()) this.answers.related()
     else this.beginning.begin()
