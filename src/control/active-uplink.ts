@@ -310,7 +310,7 @@ export function hostDevice({ name, uuid }: NetworkDefinition): string {
 
 function hostPort(network: NetworkDefinition): PortDefinition {
   return {
-    ...plainPort,
+    ...PLAIN,
     kind: 'tap',
     dev: hostDevice(network),
     netns: null,
@@ -321,12 +321,13 @@ function hostPort(network: NetworkDefinition): PortDefinition {
 }
 
 function netdevPort(dev: string): PortDefinition {
-  return { ...plainPort, kind: 'netdev', dev, netns: null }
+  return { ...PLAIN, kind: 'netdev', dev, netns: null }
 }
 
-const plainPort: Omit<PortDefinition, 'kind'> = {
+/** What all uplinks' devices are, as ports. */
+const PLAIN = {
   name: 'uplink',
-  vlan: { mode: 'none', access: null, native: null, trunk: [] },
+  vlan: { mode: 'none' as const, access: null, native: null, trunk: [] },
   mac: null,
   mtu: null,
   isolated: false,
@@ -334,7 +335,7 @@ const plainPort: Omit<PortDefinition, 'kind'> = {
   macLimit: 1024,
   addresses: [],
   allow: [],
-} as Omit<PortDefinition, 'kind'>
+}
 
 function linkLocalPrefix(mac: string): Prefix {
   return { ip: linkLocalOf(macBytes(mac)), prefix: 64 }

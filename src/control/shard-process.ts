@@ -44,7 +44,7 @@ function run(): never {
   const channel = new ShardChannel<Reply, Request>(CHANNEL)
   const attachments = new Int32Array(arena.header[HEADER_PORTS])
   const { fdb, mirror, neighbors, router } = loop.pipeline
-  const now = (): number => arena.header[HEADER_NOW]
+  const seconds = (): number => arena.header[HEADER_NOW]
   let movesTold = 0
 
   channel.send({ event: 'ready' })
@@ -126,7 +126,7 @@ function run(): never {
         const { segment, macLow, macHigh, port } = request
         const [ip0, ip1 = 0, ip2 = 0, ip3 = 0] = request.ip
         const family = request.ip.length === 1 ? 4 : 6
-        return neighbors.bind(segment, family, ip0, ip1, ip2, ip3, macLow, macHigh, port, now()) ? 1 : 0
+        return neighbors.bind(segment, family, ip0, ip1, ip2, ip3, macLow, macHigh, port, seconds()) ? 1 : 0
       }
       case 'unbind': {
         const [ip0, ip1 = 0, ip2 = 0, ip3 = 0] = request.ip

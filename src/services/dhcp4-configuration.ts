@@ -69,7 +69,8 @@ export function configurationOf({ yiaddr, options }: Message4, server: Ip): Conf
 
 function prefixOf(mask: Uint8Array): number | null {
   const ip = option.decodeIp(mask)
-  for (let prefix = 1; ip !== null && prefix <= 32; prefix++) if (compareIp(ip, maskOf(4, prefix)) === 0) return prefix
+  if (ip === null) return null
+  for (let prefix = 1; prefix <= 32; prefix++) if (compareIp(ip, maskOf(4, prefix)) === 0) return prefix
   return null
 }
 

@@ -88,8 +88,8 @@ export class DnsCache {
    * @param extra type and bits of the question, as given to `put`
    * @param now seconds, from a clock that never goes back
    */
-  find(name: Uint8Array, at: number, key: NameKey, extra: number, now: number): Answer | null {
-    const entry = this.table.find(name, at, key.hashes[0], extra)
+  find(name: Uint8Array, start: number, key: NameKey, extra: number, now: number): Answer | null {
+    const entry = this.table.find(name, start, key.hashes[0], extra)
     if (entry === null || now >= entry.until) {
       if (entry !== null) this.remove(entry)
       this.misses++

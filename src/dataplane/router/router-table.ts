@@ -129,16 +129,16 @@ export class RouterTable {
       if (this.zone[segment] !== zone) continue
       this.zone[segment] = this.gatewayPort[segment] = -1
     }
-    for (const interface_ of router === null ? [] : [router.lan, ...(router.uplink ? [router.uplink] : [])]) {
-      const { segment } = interface_
+    for (const side of router === null ? [] : [router.lan, ...(router.uplink ? [router.uplink] : [])]) {
+      const { segment } = side
       this.zone[segment] = zone
-      this.gatewayPort[segment] = interface_.gatewayPort
-      this.macLow[segment] = interface_.macLow
-      this.macHigh[segment] = interface_.macHigh
-      this.vid[segment] = interface_.vid
-      this.mtu[segment] = interface_.mtu
-      this.services[segment] = interface_.services
-      this.uplink[segment] = interface_ === router?.uplink ? 1 : 0
+      this.gatewayPort[segment] = side.gatewayPort
+      this.macLow[segment] = side.macLow
+      this.macHigh[segment] = side.macHigh
+      this.vid[segment] = side.vid
+      this.mtu[segment] = side.mtu
+      this.services[segment] = side.services
+      this.uplink[segment] = side === router?.uplink ? 1 : 0
     }
     this.zones[zone] = new Zone(router, zone)
     this.active = this.zone.some((value) => value >= 0)

@@ -384,7 +384,7 @@ function simulate(seed: number): void {
 
   const offer = (end: End, isSyn: boolean): number => {
     const free = end.buffer - end.heldBack
-    return Math.min(65535, isSyn || !isScaled ? free : free >> scale!)
+    return Math.min(65535, isSyn || !isScaled ? free : free >> scale)
   }
   const emit = (from: 0 | 1, flags: number, seq: number, length: number): void => {
     const end = ends[from]
@@ -429,7 +429,7 @@ function simulate(seed: number): void {
       end.next = Math.max(end.next, end.una)
     }
     if ((flags & ACK) !== 0 && packet.ack === end.una)
-      end.peerWindow = (flags & SYN) !== 0 || !isScaled ? packet.window : packet.window << scale!
+      end.peerWindow = (flags & SYN) !== 0 || !isScaled ? packet.window : packet.window << scale
     const carries = packet.length > 0 || (flags & (SYN | FIN)) !== 0
     if (packet.seq <= end.received && packet.seq + packet.length >= end.received && (flags & SYN) === 0) {
       const fresh = Math.min(packet.seq + packet.length - end.received, end.buffer - end.heldBack)
@@ -457,7 +457,7 @@ function simulate(seed: number): void {
       flying.splice(flying.indexOf(packet), 1)
       const isSyn = (packet.flags & SYN) !== 0
       const { from, flags, seq, ack, length, window } = packet
-      const more = isSyn && isScaled ? { window, scale: scale! } : { window }
+      const more = isSyn && isScaled ? { window, scale: scale } : { window }
       const verdict = session.send(from, flags, seq, ack, length, more)
       const text = `seed ${seed} time ${time} ${session.state}: ${JSON.stringify(packet)}`
       // a copy that was held back, of what the other end has, may be
