@@ -105,11 +105,10 @@ export class ActiveUplink {
     if (this.kind === 'host' && this.port.state === 'up') this.dressHost()
   }
 
-  /** A new shard process: everything is told again. */
+  /** A new shard process: everything is told again. The device is attached with all others. */
   async restore(): Promise<void> {
     this.told = ''
     await this.configure()
-    this.port.reattach()
   }
 
   async close(): Promise<void> {

@@ -14,10 +14,10 @@ import { LOG_WORDS } from '../dataplane/router/firewall.js'
 import { TIMEOUTS } from '../dataplane/router/conntrack.js'
 import type { CompiledNetwork } from '../dataplane/port-table.js'
 import type { CompiledRouter } from '../dataplane/router/router-table.js'
-import type { ActivePort } from './active-port.js'
 import { ActiveRouter, type RouterHost } from './active-router.js'
 import { injectFrame } from './inject.js'
 import type { ConnectionEntry, FabricEvent, NeighborEntry, NetworkDefinition, RuleEntry } from './model.js'
+import type { Numbers } from './numbers.js'
 import { isAddressUsed, listConnections, listNeighbors } from './router-tables.js'
 import { formatLogged } from './rule-compile.js'
 import type { Shard } from './shard.js'
@@ -27,12 +27,7 @@ export interface RoutingHost {
   readonly shard: Shard
   /** the folder of the daemon's state; null: nothing is kept */
   readonly stateFolder: string | null
-  takePort(): number
-  setPort(number: number, port: ActivePort): void
-  givePort(number: number): void
-  takeSegment(): number
-  giveSegment(number: number): void
-  port(number: number): ActivePort | null
+  readonly numbers: Numbers
   /** the port of this name of a network */
   portNumber(network: string, port: string): number | null
   problem(reason: string): void
@@ -145,7 +140,7 @@ export class Routing {
   }
 
   private portName(number: number): string | null {
-    return this.host.port(number)?.definition.name ?? null
+    return this.host.numbers.portName(number)
   }
 
   private hostFor(name: string): RouterHost {
@@ -158,11 +153,11 @@ export class Routing {
         mkdirSync(folder, { recursive: true, mode: 0o700 })
         return join(folder, `${uuid}.journal`)
       },
-      takePort: () => host.takePort(),
-      setPort: (number, port) => host.setPort(number, port),
-      givePort: (number) => host.givePort(number),
-      takeSegment: () => host.takeSegment(),
-      giveSegment: (number) => host.giveSegment(number),
+      takePort: () => host.numbers.takePort('of the router'),
+      setPort: (number, port) => host.numbers.setPort(number, port, null),
+      givePort: (number) => host.numbers.givePort(number),
+      takeSegment: () => host.numbers.takeNetwork(),
+      giveSegment: (number) => host.numbers.giveNetwork(number),
       portName: (number) => this.portName(number),
       portNumber: (port) => host.portNumber(name, port),
       segmentOf: (network) => this.routers.get(network)?.zone ?? null,

@@ -10,7 +10,6 @@ import { fileURLToPath } from 'node:url'
 import {
   type Arena,
   DEFAULT_GEOMETRY,
-  FDB_SHIFT,
   HEADER_CONNECTIONS_EVICTED,
   HEADER_CONNECTIONS_EXPIRED,
   HEADER_CONNECTIONS_INVALID,
@@ -215,11 +214,6 @@ export class Shard {
         icmpLimited: header[HEADER_ICMP_LIMITED] >>> 0,
       },
     }
-  }
-
-  /** Entries of the FDB section, in use or not. */
-  fdbRows(): number {
-    return this.arena.fdb.length >> FDB_SHIFT
   }
 
   /** Ends the process and gives everything back. */

@@ -14,7 +14,7 @@
  * socket; within a domain whose list of upstreams is empty no name exists.
  *
  * What goes into the cache and to the client is the upstream's message: byte by byte, but for the OPT record, which is
- * between neighbours, and the flags. If OPT is not the last record, those behind it (signatures of the transaction) go
+ * between neighbours, the flags, and the random case of the question in owners. If OPT is not the last record, those behind it (signatures of the transaction) go
  * with it. Private addresses: see `dns-rebinding.ts`; such an answer becomes an empty one, as with dnsmasq. Domains
  * with upstreams of their own may have them.
  *
@@ -24,7 +24,7 @@
 import * as codec from './dns-codec.js'
 import { MessageScan, NOERROR, NOTIMP, NXDOMAIN, REFUSED, SERVFAIL, setWord, word } from './dns-codec.js'
 import { type Answer, DnsCache } from './dns-cache.js'
-import { NameEntry, type NameKey, NameTable, lower, nameFromText, nameLength } from './dns-name.js'
+import { NameEntry, type NameKey, NameTable, isSameName, lower, nameFromText, nameLength } from './dns-name.js'
 import { hasPrivateAddress } from './dns-rebinding.js'
 import { Attempt, type Question, type Upstream } from './dns-upstream.js'
 
@@ -238,6 +238,7 @@ export class DnsForwarder {
     pending.group.preferred = upstream
     const { scan } = this
     scan.scan(answer.message)
+    for (let i = 0; i < scan.count; i++) lowerOwner(answer.message, scan.word(i, codec.RECORD_OWNER), pending.name)
     if (this.rebindProtection && pending.group === this.upstreams && hasPrivateAddress(answer.message, scan)) {
       this.rebindings++
       answer.message = withoutRecords(answer.message, scan.questionEnd)
@@ -273,6 +274,15 @@ export class DnsForwarder {
       const message = answer.message !== null && (isCached || i > 0) ? answer.message.slice() : answer.message
       onResolved({ rcode: answer.rcode, message })
     }
+  }
+}
+
+/** An owner that repeats the question's letters, and not by a pointer, loses their random case. */
+function lowerOwner(message: Uint8Array, owner: number, name: Uint8Array): void {
+  if (message[owner] >= 0xc0 || !isSameName(name, 0, message, owner)) return
+  for (let at = owner; message[at] > 0 && message[at] < 0xc0; ) {
+    const end = at + 1 + message[at]
+    for (at++; at < end; at++) message[at] = lower(message[at])
   }
 }
 

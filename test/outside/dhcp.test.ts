@@ -4,8 +4,9 @@
  */
 import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
-import { needs, pause, run, until } from '../rig/commands.js'
+import { needs, run, until } from '../rig/commands.js'
 import { type Client, Networkd, type Session, dhclient, dhcpcd, udhcpc } from '../rig/dhcp-clients.js'
+import { carries } from '../rig/frames.js'
 import type { Host } from '../rig/hosts.js'
 import { type LeaseEntry, Routed, routerNeeds, scapy } from '../rig/router.js'
 
@@ -268,7 +269,7 @@ describe('leases for real clients', wants, () => {
 
   it('an address that a client declines is not offered again', async () => {
     const [first, second] = await speak<(string | null)[]>(
-      hostOf('lost') ?? (await routed.guest('lost2')),
+      await routed.guest('picky'),
       `first = lease()
 say([("message-type", "decline"), ("requested_addr", first), ("server_id", "10.61.0.1")], wait=False)
 tell([first, lease()])`,
@@ -297,13 +298,15 @@ out.append([offers[0][BOOTP].file.rstrip(bytes(1)), offers[0][BOOTP].siaddr, kin
       `${speaker(host)}
 random.seed(1)
 good = bytes(BOOTP(chaddr=mac2str(own), xid=7) / DHCP(options=[("message-type", "discover"), "end"]))
+packets = []
 for n in range(300):
     data = bytearray(good[:random.randrange(len(good) + 1)])
     for i in range(random.randrange(4)):
         if data: data[random.randrange(len(data))] = random.getrandbits(8)
     data += bytes(random.getrandbits(8) for i in range(random.choice([0, 0, 1, 40, 600])))
-    sendp(Ether(src=own, dst="ff:ff:ff:ff:ff:ff") / IP(src="0.0.0.0", dst="255.255.255.255")
-        / UDP(sport=68, dport=67) / Raw(bytes(data)), iface=device)`,
+    packets.append(Ether(src=own, dst="ff:ff:ff:ff:ff:ff") / IP(src="0.0.0.0", dst="255.255.255.255")
+        / UDP(sport=68, dport=67) / Raw(bytes(data)))
+sendp(packets, iface=device)`,
     )
     assert.equal(await begin(udhcpc, hostOf('udhcpc')), addresses.get('udhcpc'))
     assert.ok(routed.weft.running)
@@ -374,8 +377,9 @@ describe('guests that want everything for themselves', wants, () => {
       evil,
       `
 def mac(n): return "02:66:00:00:%02x:%02x" % (n >> 8, n & 255)
-for n in range(400):
-    say([("message-type", "discover")], mac(n), wait=False)
+sendp([Ether(src=mac(n), dst="ff:ff:ff:ff:ff:ff") / IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67)
+    / BOOTP(chaddr=mac2str(mac(n)), xid=n) / DHCP(options=[("message-type", "discover"), "end"]) for n in range(400)],
+    iface=device)
 time.sleep(3)
 tell([lease(mac(1000 + n)) for n in range(8)])`,
     )
@@ -405,28 +409,47 @@ tell(None)`,
     assert.equal((await routed.lease(address))?.port, 'good')
   })
 
-  it('a DHCP server behind a port is silenced, unless its port is allowed', needs('dnsmasq'), async () => {
+  it('forged answers of a DHCP server do not reach other guests', needs('tcpdump'), async () => {
+    const capture = await good.space.capture(good.device, { only: 'in' })
+    await speak(
+      evil,
+      `
+for mac in ["ff:ff:ff:ff:ff:ff", "${good.mac}"]:
+    for tail in [b"", b"tail" * 100]:
+        sendp(Ether(src=own, dst=mac) / IP(src="10.63.0.66", dst="255.255.255.255") / UDP(sport=67, dport=68)
+            / BOOTP(op=2, yiaddr="10.63.0.77", chaddr=mac2str("${good.mac}"))
+            / DHCP(options=[("message-type", "ack"), ("server_id", "10.63.0.66"), ("router", "10.63.0.66"), "end"])
+            / Raw(tail), iface=device)
+sendp(Ether(src=own, dst="ff:ff:ff:ff:ff:ff", type=0x88b5) / Raw(b"the end"), iface=device)
+tell(None)`,
+    )
+    await capture.see('the closing broadcast', (frame) => carries(frame, 'the end'))
+    const answers = (await capture.stop()).filter((frame) => frame[23] === 17 && frame[34] === 0 && frame[35] === 67)
+    assert.equal(answers.length, 0)
+    await routed.drops('evil', 'dhcp-server', 4)
+  })
+
+  it('a DHCP server behind a port serves only if the port may', needs('dnsmasq'), async () => {
+    await routed.change({ subnets: [{ cidr: '10.63.0.0/24', dhcp: 'off' }] })
     const rogue = await routed.tap('rogue', { address: '10.63.0.66/24' })
     const args = ['-k', '--port=0', `--interface=${rogue.device}`, '--bind-interfaces', '--conf-file=/dev/null']
     const files = [`--dhcp-leasefile=${routed.lab.folder}/rogue`, '--pid-file=', '--user=root', '--log-dhcp']
     const range = ['--dhcp-range=10.63.0.200,10.63.0.210,2m', '--dhcp-authoritative', '--no-ping', '--log-facility=-']
     const server = rogue.space.spawn('dnsmasq', [...args, ...files, ...range])
     try {
-      await until('dnsmasq is up', () => server.stderr.includes('sockets bound exclusively'))
-      const victim = await routed.guest('victim')
-      const session = await udhcpc.start(routed.lab, victim)
+      await until('dnsmasq is up', () => {
+        if (!server.running) throw new Error(server.stderr)
+        return server.stderr.includes('IP range')
+      })
+      const guest = await routed.guest('late')
+      const session = await udhcpc.start(routed.lab, guest)
       sessions.push(session)
-      assert.equal((await session.acquired()).server, '10.63.0.1')
       await until('dnsmasq has answered', () => server.stderr.includes('DHCPOFFER'))
       await routed.drops('rogue', 'dhcp-server')
-      await session.kill()
-      await routed.change({ subnets: [{ cidr: '10.63.0.0/24', dhcp: 'off' }] })
+      assert.equal(session.events().filter(({ reason }) => reason === 'bound').length, 0)
       await routed.weft.do('port set lan rogue --allow dhcp-server')
-      const late = await routed.guest('late')
-      const other = await udhcpc.start(routed.lab, late)
-      sessions.push(other)
-      assert.equal((await other.acquired()).server, '10.63.0.66')
-      await pause(0)
+      assert.equal((await session.acquired()).server, '10.63.0.66')
+      await guest.reaches('10.63.0.66')
     } finally {
       await server.stop('SIGKILL')
     }

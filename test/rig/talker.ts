@@ -141,7 +141,7 @@ function seenIn(text: string): Seen {
 
 // ---- the program ----
 
-const SILENCE_SECONDS = 12
+const SILENCE_SECONDS = 8
 
 const print = (value: object): void => {
   process.stdout.write(`${JSON.stringify(value)}\n`)

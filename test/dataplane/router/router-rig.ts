@@ -11,6 +11,7 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { Loop } from '../../../src/dataplane/loop.js'
 import type { Geometry } from '../../../src/dataplane/layout.js'
 import { COUNTER_SHIFT, HEADER_NOW, HEADER_SECRET } from '../../../src/dataplane/layout.js'
 import { type CompiledPort, PORT_GATEWAY, PORT_LINK } from '../../../src/dataplane/port-table.js'
@@ -358,6 +359,12 @@ export class Routed extends Switch {
       punt.consume(index)
     }
     return found
+  }
+
+  /** A new shard process on the same arena. The caller configures it anew. */
+  restart(): void {
+    const loop = new Loop(this.arena, this.driver, GEOMETRY.ports, Int32Array.of(1, 2, 3, 4))
+    Object.assign(this, { loop })
   }
 
   /** The seconds pass one by one, each with its sweep. Returns what was sent. */
