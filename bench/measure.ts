@@ -6,6 +6,7 @@
  *             figure tells of latency and scheduling; with cubic the cost of a byte is what bounds.
  *   frames    64-byte frames from a's device, as fast as one core sends (bench/frame-generator.c), counted by
  *             rx_packets of b's device. What was sent and not delivered is lost; what a's device refused was not sent.
+ *   connections  TCP connections that came to stand a second, each reset at once (bench/connector.c).
  *   cpu       user and system time of the switch's processes over the measured time, in percent of one core. Work that
  *             the kernel does in the hosts' own context counts as theirs.
  */
@@ -39,6 +40,21 @@ export interface Setup {
   readonly pids: number[]
 }
 
+/** The way that is measured, from one host to another: switched, or routed. */
+export interface Path {
+  readonly topology: Topology
+  /** of the switch */
+  readonly pids: number[]
+  readonly from: Host
+  readonly to: Host
+  /** IPv4 addresses of both hosts */
+  readonly source: string
+  readonly target: string
+  /** MAC addresses of the first host, and of whom it sends to: the other host, or its router */
+  readonly sourceMac: string
+  readonly nextMac: string
+}
+
 export const address = (host: number): string => `10.77.0.${host + 1}`
 export const mac = (host: number): string => `02:77:00:00:00:${(host + 1).toString(16).padStart(2, '0')}`
 
@@ -65,11 +81,15 @@ export async function setUp(contender: Contender, count: number): Promise<Setup>
 }
 
 async function reach(topology: Topology, from: Host | undefined, to: string): Promise<void> {
-  if (from === undefined) return
+  if (from !== undefined) await answersPing(topology, from.netns, to)
+}
+
+/** Throws unless an address answers ping from a namespace within a few seconds. */
+export async function answersPing(topology: Topology, netns: string, to: string): Promise<void> {
   const ping = ['ping', '-n', '-q', '-c', '1', '-W', '1', to]
   for (let attempt = 1; ; attempt++) {
     try {
-      await topology.run(from.netns, ping)
+      await topology.run(netns, ping)
       return
     } catch (error) {
       if (attempt === 5) throw new Error(`${to} does not answer ping through the switch`, { cause: error })
@@ -77,18 +97,26 @@ async function reach(topology: Topology, from: Host | undefined, to: string): Pr
   }
 }
 
-/** TCP from the first host to the second for that many seconds. */
-export async function tcp(setup: Setup, seconds: number, congestion: string): Promise<Tcp> {
-  const [a, b] = pair(setup)
+/** From the first host of a switch to the second. */
+export function pathOf(setup: Setup): Path {
+  const [from, to] = setup.hosts
+  if (from === undefined || to === undefined) throw new Error('two hosts are needed')
+  const { topology, pids } = setup
+  return { topology, pids, from, to, source: address(0), target: address(1), sourceMac: mac(0), nextMac: mac(1) }
+}
+
+/** TCP from one host to the other for that many seconds. */
+export async function tcp(path: Path, seconds: number, congestion: string): Promise<Tcp> {
+  const { topology, pids, from, to, target } = path
   const iperf = find('iperf3')
   if (iperf === null) throw new Error('iperf3 is not installed')
   const surroundings = { env: iperf.env, seconds: seconds + 15 }
-  const server = setup.topology.start(b.netns, [iperf.path, '-s', '-1', '--forceflush'], surroundings)
+  const server = topology.start(to.netns, [iperf.path, '-s', '-1', '--forceflush'], surroundings)
   await server.ready(`listening on ${IPERF_PORT}`, 5)
-  const before = cpuSeconds(setup.pids)
-  const client = ['-c', address(1), '-t', String(seconds), '-C', congestion, '-J']
-  const json = await setup.topology.run(a.netns, [iperf.path, ...client], surroundings)
-  const used = cpuSeconds(setup.pids) - before
+  const before = cpuSeconds(pids)
+  const client = ['-c', target, '-t', String(seconds), '-C', congestion, '-J']
+  const json = await topology.run(from.netns, [iperf.path, ...client], surroundings)
+  const used = cpuSeconds(pids) - before
   await server.ended
   const result: unknown = JSON.parse(json)
   return {
@@ -105,27 +133,65 @@ export interface Load {
   readonly udp: boolean
 }
 
-/** Frames of a size from the first host to the second for that many seconds. */
-export async function frames(setup: Setup, seconds: number, load: Load): Promise<Frames> {
-  const [a, b] = pair(setup)
-  const path = await program('frame-generator')
-  // The switch learns where b is from the ping; a short pause lets the pings' leftovers arrive before the count.
+/** Frames of a size from one host to the other for that many seconds. */
+export async function frames(path: Path, seconds: number, load: Load): Promise<Frames> {
+  const { topology, pids, from, to } = path
+  const generator = await program('frame-generator')
+  // The switch learns where the other is from the ping; a short pause lets the pings' leftovers arrive before the count.
   await sleep(50)
-  const [before, cpuBefore] = [await received(setup.topology, b), cpuSeconds(setup.pids)]
-  const udp = load.udp ? { udp: `${address(0)},${address(1)}` } : {}
+  const [before, cpuBefore] = [await received(topology, to), cpuSeconds(pids)]
+  const udp = load.udp ? { udp: `${path.source},${path.target}` } : {}
   const { sizeBytes: size, sources } = load
-  const options = { dev: a.dev, src: mac(0), dst: mac(1), size, seconds, sources, ...udp }
+  const options = { dev: from.dev, src: path.sourceMac, dst: path.nextMac, size, seconds, sources, ...udp }
   const words = Object.entries(options).flatMap(([name, value]) => [`--${name}`, String(value)])
-  const said = await setup.topology.run(a.netns, [path, ...words], { seconds: seconds + 10 })
-  const used = cpuSeconds(setup.pids) - cpuBefore
+  const said = await topology.run(from.netns, [generator, ...words], { seconds: seconds + 10 })
+  const used = cpuSeconds(pids) - cpuBefore
   await sleep(50)
-  const delivered = (await received(setup.topology, b)) - before
+  const delivered = (await received(topology, to)) - before
   const match = /^sent (\d+) refused \d+ seconds ([\d.]+)/.exec(said)
   if (match === null) throw new Error(`frame-generator said: ${said}`)
   const [sent, time] = [Number(match[1]), Number(match[2])]
   return {
     millionPerSecond: delivered / time / 1e6,
     lostPercent: sent === 0 ? 0 : Math.max(0, (1 - delivered / sent) * 100),
+    cpuPercent: (used / time) * 100,
+  }
+}
+
+export interface Connections {
+  readonly perSecond: number
+  readonly failedPercent: number
+  readonly cpuPercent: number
+}
+
+/** What the connector does: from so many source ports to so many destination ports, so many attempts at once. */
+export interface Attempts {
+  readonly sources: number
+  readonly ports: number
+  readonly parallel: number
+}
+
+/** New connections from one host to the other for that many seconds. */
+export async function connections(path: Path, seconds: number, attempts: Attempts): Promise<Connections> {
+  const { topology, pids, from, to, source, target } = path
+  const connector = await program('connector')
+  const ports = ['--port', '8000', '--ports', String(attempts.ports)]
+  const server = topology.start(to.netns, [connector, 'serve', '--address', target, ...ports])
+  await server.ready('connector: ready', 5)
+  const { sources, parallel } = attempts
+  const options = { from: source, to: target, sources, parallel, seconds }
+  const words = Object.entries(options).flatMap(([name, value]) => [`--${name}`, String(value)])
+  const before = cpuSeconds(pids)
+  const said = await topology.run(from.netns, [connector, 'connect', ...ports, ...words], { seconds: seconds + 10 })
+  const used = cpuSeconds(pids) - before
+  server.stop()
+  await server.ended
+  const match = /^connected (\d+) failed (\d+) seconds ([\d.]+)/.exec(said)
+  if (match === null) throw new Error(`connector said: ${said}`)
+  const [connected, failed, time] = [Number(match[1]), Number(match[2]), Number(match[3])]
+  return {
+    perSecond: connected / time,
+    failedPercent: connected + failed === 0 ? 100 : (failed / (connected + failed)) * 100,
     cpuPercent: (used / time) * 100,
   }
 }
@@ -148,19 +214,13 @@ export function availableCongestion(): string[] {
   return readFileSync('/proc/sys/net/ipv4/tcp_available_congestion_control', 'utf8').trim().split(' ')
 }
 
-function pair(setup: Setup): [Host, Host] {
-  const [a, b] = setup.hosts
-  if (a === undefined || b === undefined) throw new Error('two hosts are needed')
-  return [a, b]
-}
-
 async function received(topology: Topology, host: Host): Promise<number> {
   const json = await topology.run(null, ['ip', '-n', host.netns, '-j', '-s', 'link', 'show', 'dev', host.dev])
   return figure(JSON.parse(json), '0', 'stats64', 'rx', 'packets')
 }
 
 /** The number at that path of a tool's JSON; throws naming the path if there is none. */
-function figure(document: unknown, ...path: string[]): number {
+export function figure(document: unknown, ...path: string[]): number {
   let value = document
   for (const key of path) {
     value = typeof value === 'object' && value !== null ? Reflect.get(value, key) : undefined
@@ -170,7 +230,7 @@ function figure(document: unknown, ...path: string[]): number {
 }
 
 /** User and system time so far; the kernel scales both to the nanoseconds run, so their sum is exact to a tick. */
-function cpuSeconds(pids: number[]): number {
+export function cpuSeconds(pids: number[]): number {
   let ticks = 0
   for (const pid of pids) {
     try {

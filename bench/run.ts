@@ -144,13 +144,14 @@ async function measure(plan: Plan, contender: Contender, result: Result, round: 
   try {
     const setup = await setUp(contender, 2)
     try {
-      await tcp(setup, WARM_UP_SECONDS, plan.congestions[0] ?? 'cubic')
+      const path = pathOf(setup)
+      await tcp(path, WARM_UP_SECONDS, plan.congestions[0] ?? 'cubic')
       for (const congestion of plan.congestions) {
-        const figure = await tcp(setup, plan.seconds, congestion)
+        const figure = await tcp(path, plan.seconds, congestion)
         result.tcp.set(congestion, [...(result.tcp.get(congestion) ?? []), figure])
         said.push(`tcp ${congestion} ${figure.gbitPerSecond.toFixed(2)} Gbit/s`)
       }
-      const figure = await frames(setup, plan.seconds, plan.load)
+      const figure = await frames(path, plan.seconds, plan.load)
       result.frames.push(figure)
       said.push(`frames ${figure.millionPerSecond.toFixed(3)} million/s, lost ${figure.lostPercent.toFixed(1)} %`)
     } finally {

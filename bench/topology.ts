@@ -36,6 +36,8 @@ export interface Child {
   /** Resolves with the exit code (-1 after a signal) when it has ended. */
   readonly ended: Promise<number>
   readonly output: () => string
+  /** Asks it to stop. */
+  stop(): void
 }
 
 /** How a process is started: its environment beside the bench's own, its folder. */
@@ -175,6 +177,7 @@ function watch(child: ChildProcess, name: string): Child {
     pid: child.pid ?? 0,
     ended,
     output: () => output,
+    stop: () => void child.kill('SIGTERM'),
     ready: (text, seconds) => until(() => output.includes(text), `say "${text}"`, seconds),
     appears: (path, seconds) => until(() => existsSync(path), `make ${path}`, seconds),
   }

@@ -25,7 +25,7 @@ const { PORT_ISOLATED, PORT_LINK } = portTable
 /** Judges frames from one guest to another, see `router/local-filter.ts`. */
 export interface Filters {
   readonly reason: number
-  admits(packet: number, network: number, ingress: number, egress: number): boolean
+  admits(packet: number, network: number, ingress: number, egress: number, isFlooded: boolean): boolean
 }
 
 export class Forward {
@@ -127,7 +127,7 @@ export class Forward {
     const filter = this.filter!
     const network = this.ports.network[ingress]
     for (let i = start; i < end; i++) {
-      if (filter.admits(packets[i], network, ingress, port)) this.egress.list(packets[i], port)
+      if (filter.admits(packets[i], network, ingress, port, false)) this.egress.list(packets[i], port)
       else this.pool.drop(packets[i], filter.reason)
     }
   }
@@ -141,7 +141,7 @@ export class Forward {
     for (let i = 0; i < count; i++) {
       const port = members[i]
       if (port === ingress || (this.ports.flags[port] & PORT_LINK) === 0 || !this.admits(ingress, port, vid)) continue
-      if (isFiltered && !this.filter!.admits(packet, network, ingress, port)) continue
+      if (isFiltered && !this.filter!.admits(packet, network, ingress, port, true)) continue
       this.egress.list(packet, port)
       recipients++
     }

@@ -3,7 +3,7 @@
  *
  * Only networks whose rules can refuse such frames come here (`RouterTable.filtered`); all others are switched without
  * a look. IP packets belong to connections as in the router: the first packet is judged, and what follows passes while
- * its state is right. A frame to a group is judged for each port that it would leave by, and begins no connection.
+ * its state is right. A flooded frame is judged for each port that it would leave by, and begins no connection.
  *
  * Never filtered: ARP, neighbor discovery and multicast listener reports, DHCP: without them a guest has no address;
  * and what the router itself sends, which was judged on its way. Refused: IP that contradicts itself. A later fragment
@@ -13,6 +13,7 @@
 import * as drops from '../drops.js'
 import * as layout from '../layout.js'
 import * as portTable from '../port-table.js'
+import * as connectionTable from './connection-entry.js'
 import * as tracking from './conntrack.js'
 import * as firewall from './firewall.js'
 import type { Firewall } from './firewall.js'
@@ -23,8 +24,9 @@ import type { RouterState } from './state.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
 const { DROP_BAD_IP, DROP_CONNECTION_LIMIT, DROP_INVALID, DROP_POLICY } = drops
-const { ETHERTYPE, MAC_HIGH, RECORD_SHIFT, SOURCE_LOW } = layout
+const { CONNECTION_SHIFT, ETHERTYPE, MAC_HIGH, RECORD_SHIFT, SOURCE_LOW } = layout
 const { PORT_GATEWAY } = portTable
+const { CONN_STATUS, STATUS_DNAT, STATUS_SNAT } = connectionTable
 const { TRACK_INVALID, TRACK_OK } = tracking
 const {
   ACCEPT,
@@ -58,8 +60,9 @@ export class LocalFilter {
   /**
    * Whether a frame may go from one port of a network to another. The frame stays the caller's; what a rule rejects is
    * answered here.
+   * @param isFlooded it goes to other ports too: it begins no connection
    */
-  admits(packet: number, network: number, ingress: number, egress: number): boolean {
+  admits(packet: number, network: number, ingress: number, egress: number, isFlooded: boolean): boolean {
     const { state, headers: h } = this
     const { pool, ports } = state
     const record = packet << RECORD_SHIFT
@@ -73,24 +76,35 @@ export class LocalFilter {
     }
     if (this.isConfiguration()) return true
     const judge = state.firewalls[network]
-    const isGroup = (pool.records[record + MAC_HIGH] & 1) !== 0
-    const match = isGroup ? -1 : state.connections.find(network, h)
-    if (match >= 0) {
+    const isError = h.icmp >= 0 && isIcmpError(h.family, h.icmp >> 8)
+    if (isError && this.isRelated(network)) return this.judge(judge, STATE_RELATED, packet, ingress, egress)
+    const match = isError ? -1 : state.connections.find(network, h)
+    if (match >= 0 && this.isBetweenGuests(network, match)) {
       const verdict = state.conntrack.track(match, h, state.now)
       if (verdict === TRACK_INVALID) return this.refuse(DROP_INVALID)
       if (verdict === TRACK_OK)
         return !judge.needsEveryPacket(PATH_LOCAL) || this.judge(judge, STATE_ESTABLISHED, packet, ingress, egress)
     }
-    if (h.icmp >= 0 && isIcmpError(h.family, h.icmp >> 8) && this.isRelated(network))
-      return this.judge(judge, STATE_RELATED, packet, ingress, egress)
-    const mayBegin = isGroup || h.fragment === FRAGMENT_LATER || state.conntrack.mayBegin(h)
-    if (!this.judge(judge, mayBegin ? STATE_NEW : STATE_INVALID, packet, ingress, egress)) return false
-    if (isGroup || !mayBegin || h.fragment === FRAGMENT_LATER) return true
+    const isStateless = isFlooded || h.fragment === FRAGMENT_LATER
+    const isNew = isStateless || state.conntrack.mayBegin(h)
+    if (!this.judge(judge, isNew ? STATE_NEW : STATE_INVALID, packet, ingress, egress)) return false
+    if (isStateless || !isNew) return true
     reverse(this.reply, h)
     const entry = state.connections.create(network, network, h, this.reply, ingress, state.now)
     if (entry < 0) return this.refuse(DROP_CONNECTION_LIMIT)
     state.conntrack.begin(entry, h, state.now)
     return true
+  }
+
+  /** Whether a match is no connection of the router's, which means nothing between two guests. */
+  private isBetweenGuests(network: number, match: number): boolean {
+    const { state, headers: h } = this
+    const status = state.connections.words[((match >> 1) << CONNECTION_SHIFT) + CONN_STATUS]
+    if ((status & (STATUS_SNAT | STATUS_DNAT)) !== 0) return false
+    const zone = state.table.zones[network]
+    const { family, destination0, destination1, destination2, destination3 } = h
+    if (!zone.isOnLink(network, family, destination0, destination1, destination2, destination3)) return false
+    return zone.isOnLink(network, family, h.source0, h.source1, h.source2, h.source3)
   }
 
   private judge(judge: Firewall, flowState: number, packet: number, ingress: number, egress: number): boolean {

@@ -52,7 +52,7 @@ const {
   SEGMENT_BYTES,
 } = layout
 const { FRAGMENT_NONE, PROTOCOL_ICMP6, PROTOCOL_TCP, PROTOCOL_UDP } = headerTypes
-const { isMartianDestination4, isMartianDestination6, isMartianSource4, isMartianSource6 } = headerTypes
+const { isGroup4, isMartianDestination4, isMartianDestination6, isMartianSource4, isMartianSource6 } = headerTypes
 const {
   CONN_DESTINATION,
   CONN_GENERATION,
@@ -234,8 +234,9 @@ export class Router implements RoutesPackets, GivesUp {
   private walk(match: number): void {
     const { header } = this
     header[HEADER_ROUTED_PACKETS] = (header[HEADER_ROUTED_PACKETS] + 1) | 0
-    if (match >= 0) this.known(match)
-    else if (this.answers.isError()) this.answers.related()
+    // an error has no ports, and may look like an echo with identifier 0: it is asked for first
+    if (this.answers.isError()) this.answers.related()
+    else if (match >= 0) this.known(match)
     else this.beginning.begin()
   }
 
@@ -247,7 +248,7 @@ export class Router implements RoutesPackets, GivesUp {
       if (source0 === 0 && h.protocol === PROTOCOL_UDP && h.destinationPort === PORT_DHCP)
         return zone.answersOn(segment, 4, destination0, 0, 0, 0) ? 0 : DROP_MARTIAN
       if (isMartianSource4(source0) || isMartianDestination4(destination0)) return DROP_MARTIAN
-      if (destination0 >>> 28 === 14 || zone.isBroadcast(segment, destination0)) return DROP_NOT_ROUTED
+      if (isGroup4(destination0) || zone.isBroadcast(segment, destination0)) return DROP_NOT_ROUTED
     } else {
       if (isMartianSource6(source0, source1, source2)) return DROP_MARTIAN
       if (isMartianDestination6(destination0, destination1, destination2)) return DROP_MARTIAN

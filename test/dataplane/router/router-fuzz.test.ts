@@ -272,7 +272,9 @@ function offload(frame: Uint8Array, random: Random): [number, number][] {
   return fields
 }
 
-const portsOf = (site: Site): Set<number> => new Set([...site.guests.map(({ port }) => port), site.isp.port])
+/** Ports by which frames of a site may leave; the router's own where there is no router just now: nothing is behind it. */
+const portsOf = (site: Site): Set<number> =>
+  new Set([...site.guests.map(({ port }) => port), site.isp.port, site.gatewayPort, site.uplinkGatewayPort])
 const macOf = (text: string): string => text.replaceAll(':', '')
 
 function check(sent: readonly SentFrame[], allowed: Set<number>, site: Site | null): void {
