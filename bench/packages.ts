@@ -11,7 +11,7 @@ import { accessSync, constants, mkdirSync, mkdtempSync, readdirSync, rmSync } fr
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 
-const WANTED = ['vde-switch', 'openvswitch-switch', 'ethtool', 'iperf3']
+const WANTED = ['vde-switch', 'openvswitch-switch', 'ethtool', 'iperf3', 'nftables', 'dnsmasq-base', 'dnsperf']
 
 /** A file found, and what its process needs in the environment to find its libraries. */
 export interface Found {

@@ -89,7 +89,10 @@ export async function runPart(part: Part, plan: PartPlan, note: (text: string) =
 /** A table in Markdown: a row a candidate, each figure with its ratio to the bases. */
 export function partTable({ part, rounds, skipped }: PartResult): string {
   const compared = (test: Test): string[] => (test.plain === true ? [] : part.bases)
-  const header = [part.name, ...part.tests.flatMap((test) => [`${test.label}, ${test.unit}`, ...compared(test).map((base) => `of ${base}`)])]
+  const header = [
+    part.name,
+    ...part.tests.flatMap((test) => [`${test.label}, ${test.unit}`, ...compared(test).map((base) => `of ${base}`)]),
+  ]
   const valuesOf = (name: string, test: string): number[] =>
     (rounds.get(name) ?? []).map((figures) => figures.get(test) ?? Number.NaN)
   const rows = part.candidates.map(({ name }) => {
@@ -115,7 +118,9 @@ export function partLines({ part, rounds }: PartResult): Line[] {
   return part.candidates.flatMap((candidate) =>
     part.tests.flatMap(({ name, unit }) => {
       const values = (rounds.get(candidate.name) ?? []).flatMap((figures) => figures.get(name) ?? [])
-      return values.length === 0 ? [] : [{ name: `${candidate.name}.${name}`, value: median(values), unit, rounds: values }]
+      return values.length === 0
+        ? []
+        : [{ name: `${candidate.name}.${name}`, value: median(values), unit, rounds: values }]
     }),
   )
 }

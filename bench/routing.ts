@@ -69,7 +69,10 @@ export function connectionsPart(): Part {
         const attempts = { sources: SOURCES, ports: PORTS, parallel: PARALLEL }
         await connections(path, WARM_UP_SECONDS, attempts)
         const { perSecond, failedPercent, cpuPercent } = await connections(path, seconds, attempts)
-        const figures: Figures = new Map([['connections', perSecond], ['connections.failed', failedPercent]])
+        const figures: Figures = new Map([
+          ['connections', perSecond],
+          ['connections.failed', failedPercent],
+        ])
         if (path.pids.length > 0) figures.set('connections.cpu', cpuPercent)
         return figures
       }),
@@ -77,10 +80,7 @@ export function connectionsPart(): Part {
   }
 }
 
-function candidate(
-  contender: RouterContender,
-  measure: (path: Path, plan: PartPlan) => Promise<Figures>,
-): Candidate {
+function candidate(contender: RouterContender, measure: (path: Path, plan: PartPlan) => Promise<Figures>): Candidate {
   const { name, description } = contender
   return {
     name,
@@ -117,13 +117,17 @@ function candidate(
 type Run = (netns: string | null, command: string[]) => Promise<string>
 
 async function macOf(run: Run, netns: string, dev: string): Promise<string> {
-  const [link] = JSON.parse(await run(null, ['ip', '-n', netns, '-j', 'link', 'show', 'dev', dev])) as [{ address: string }]
+  const [link] = JSON.parse(await run(null, ['ip', '-n', netns, '-j', 'link', 'show', 'dev', dev])) as [
+    { address: string },
+  ]
   return link.address
 }
 
 /** The MAC that a namespace's kernel knows of an address that has just answered. */
 async function neighborOf(run: Run, netns: string, address: string): Promise<string> {
-  const known = JSON.parse(await run(null, ['ip', '-n', netns, '-j', 'neigh', 'show', address])) as { lladdr?: string }[]
+  const known = JSON.parse(await run(null, ['ip', '-n', netns, '-j', 'neigh', 'show', address])) as {
+    lladdr?: string
+  }[]
   const mac = known[0]?.lladdr
   if (mac === undefined) throw new Error(`${address} has no MAC in ${netns}`)
   return mac

@@ -3,6 +3,7 @@
  *
  *   npm run bench -- [--rounds 3] [--seconds 3] [--only NAME,NAME] [--congestion NAME,NAME] [--size 64] [--sources 1]
  *                    [--udp] [--json FILE] [--install]
+ *   npm run bench -- --nat | --connections | --services | --all     other parts; --all: these and switching
  *   npm run bench -- micro [OPTIONS]       the cost of a decision alone (bench/decision.ts)
  *
  * A round starts each contender afresh, two hosts in namespaces on it, warms it up for a second, and measures TCP and
@@ -12,8 +13,11 @@
  * (`--install` fetches the Debian packages, packages.ts); one that fails is named with its error and the others go on.
  * The exit status is 0 if all that were not skipped were measured, else 1.
  *
+ * The other parts (routing.ts, services.ts) run in the same manner: `--nat` routes TCP and small frames through NAT and
+ * firewall, `--connections` opens TCP connections there, `--services` asks DHCP and DNS. Each has a table of its own.
+ *
  * It needs root, iproute2, iperf3, a C compiler; everything happens in network namespaces of its own (topology.ts).
- * By default it is done in under five minutes. Figures of other load: `--size 1514`, `--sources 1000` (MAC addresses),
+ * By default each part is done in under five minutes. Figures of other load: `--size 1514`, `--sources 1000` (MAC addresses),
  * `--udp` (IPv4 datagrams in place of frames of an experimental Ethertype).
  */
 import { spawnSync } from 'node:child_process'
@@ -28,9 +32,12 @@ import { kernelBridge } from './contenders/kernel-bridge.js'
 import { openVswitch } from './contenders/open-vswitch.js'
 import { vdeSwitch } from './contenders/vde-switch.js'
 import { weft } from './contenders/weft.js'
-import { type Load, availableCongestion, defaultCongestion, frames, idle, setUp, tcp } from './measure.js'
+import { type Load, availableCongestion, defaultCongestion, frames, idle, pathOf, setUp, tcp } from './measure.js'
 import { find, unpackMissing } from './packages.js'
+import { type Part, type PartResult, partLines, partTable, runPart } from './parts.js'
 import { type Result, lines, table } from './report.js'
+import { connectionsPart, natPart } from './routing.js'
+import { dhcpPart, dnsPart } from './services.js'
 import { removeLeftovers } from './topology.js'
 
 const CONTENDERS: Contender[] = [weft, copyLoop, kernelBridge, vdeSwitch, openVswitch]
@@ -45,6 +52,9 @@ interface Plan {
   readonly load: Load
   readonly contenders: Contender[]
   readonly json: string | undefined
+  readonly parts: Part[]
+  /** the part that measures switching, too */
+  readonly isSwitched: boolean
 }
 
 class Usage extends Error {}
@@ -63,6 +73,15 @@ async function main(args: string[]): Promise<number> {
   for (const name of removeLeftovers()) note(`removed ${name}, left by a bench that was killed`)
   const load = loadavg()[0] ?? 0
   if (load > 0.5) note(`the machine is not quiet (load ${load.toFixed(1)}): trust the ratios, not the figures`)
+  const results = plan.isSwitched ? await measureSwitching(plan) : []
+  const others: PartResult[] = []
+  for (const part of plan.parts) others.push(await runPart(part, plan, note))
+  report(plan, results, others)
+  const isSwitchingWhole = results.every(({ name, skipped }) => skipped === null || skipped === missing(name))
+  return isSwitchingWhole && others.every(({ isBroken }) => !isBroken) ? 0 : 1
+}
+
+async function measureSwitching(plan: Plan): Promise<Result[]> {
   await Promise.all([program('copy-loop'), program('frame-generator')])
   const results = plan.contenders.map(begin)
   for (let round = 0; round < plan.rounds; round++) {
@@ -73,8 +92,7 @@ async function main(args: string[]): Promise<number> {
     }
   }
   await measureIdle(results)
-  report(plan, results)
-  return results.every((result) => result.skipped === null || result.skipped === missing(result.name)) ? 0 : 1
+  return results
 }
 
 function parse(args: string[]): Plan {
@@ -89,6 +107,10 @@ function parse(args: string[]): Plan {
     udp: { type: 'boolean' },
     json: string,
     install: { type: 'boolean' },
+    nat: { type: 'boolean' },
+    connections: { type: 'boolean' },
+    services: { type: 'boolean' },
+    all: { type: 'boolean' },
   } as const
   const values = ((): ReturnType<typeof parseArgs<{ options: typeof options }>>['values'] => {
     try {
@@ -120,6 +142,8 @@ function parse(args: string[]): Plan {
     load: { sizeBytes: natural('size', 64, 9000), sources: natural('sources', 1, 65536), udp: values.udp === true },
     contenders: CONTENDERS.filter((contender) => named?.includes(contender.name) ?? true),
     json: values.json,
+    parts: partsOf(values, congestions),
+    isSwitched: values.all === true || !(values.nat || values.connections || values.services),
   }
   if (process.getuid?.() !== 0) throw new Error('needs root: it makes network namespaces and TAP devices')
   if (values.install === true) {
@@ -130,6 +154,16 @@ function parse(args: string[]): Plan {
     if (find(needed) === null) throw new Error(`${needed} is missing`)
   }
   return plan
+}
+
+type Chosen = Partial<Record<'all' | 'nat' | 'connections' | 'services', boolean>>
+
+function partsOf({ all, nat, connections, services }: Chosen, congestions: string[]): Part[] {
+  return [
+    ...(all || nat ? [natPart(congestions)] : []),
+    ...(all || connections ? [connectionsPart()] : []),
+    ...(all || services ? [dhcpPart(), dnsPart()] : []),
+  ]
 }
 
 function begin(contender: Contender): Result {
@@ -180,18 +214,28 @@ async function measureIdle(results: Result[]): Promise<void> {
   }
 }
 
-function report(plan: Plan, results: Result[]): void {
+function report(plan: Plan, results: Result[], others: PartResult[]): void {
   const model = cpus()[0]?.model.trim() ?? 'unknown CPU'
   const machine = `${cpus().length} x ${model}, Linux ${release()}, Node ${process.version}`
   const { sizeBytes, sources, udp } = plan.load
   const load = `${udp ? 'UDP' : 'plain'} frames of ${sizeBytes} bytes from ${sources} address${sources > 1 ? 'es' : ''}`
-  const conditions = `${plan.rounds} rounds of ${plan.seconds} s, medians, ${load}`
-  console.log(`\n${machine}; ${conditions}\n\n${table(results, plan.congestions)}\n`)
+  const conditions = `${plan.rounds} rounds of ${plan.seconds} s, medians${results.length > 0 ? `, ${load}` : ''}`
+  console.log(`\n${machine}; ${conditions}\n`)
+  if (results.length > 0) console.log(`${table(results, plan.congestions)}\n`)
   for (const { name, skipped } of results) if (skipped !== null) console.log(`${name}: ${skipped}`)
-  const figures = lines(results)
+  for (const other of others) {
+    console.log(`${other.part.title}\n\n${partTable(other)}\n`)
+    for (const [name, reason] of other.skipped) console.log(`${name}: ${reason}`)
+  }
+  const figures = [...lines(results), ...others.flatMap(partLines)]
   for (const { name, value, unit } of figures) console.log(`${name} ${Number(value.toPrecision(4))} ${unit}`)
   if (plan.json === undefined) return
-  const contenders = results.map(({ name, description, skipped }) => ({ name, description, skipped }))
+  const contenders = [
+    ...results.map(({ name, description, skipped }) => ({ name, description, skipped })),
+    ...others.flatMap(({ part, skipped }) =>
+      part.candidates.map(({ name, description }) => ({ name, description, skipped: skipped.get(name) ?? null })),
+    ),
+  ]
   const document = { date: new Date().toISOString(), machine, conditions, contenders, figures }
   writeFileSync(plan.json, `${JSON.stringify(document, null, 2)}\n`)
 }

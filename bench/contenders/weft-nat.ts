@@ -4,7 +4,15 @@
  * Beside the default policies there are three rules; connections may be as many as the arena has.
  */
 import { writeFileSync } from 'node:fs'
-import { INSIDE, INSIDE_GATEWAY, INSIDE_SUBNET, OUTSIDE, OUTSIDE_ROUTER, type RouterContender, dress } from './router.js'
+import {
+  INSIDE,
+  INSIDE_GATEWAY,
+  INSIDE_SUBNET,
+  OUTSIDE,
+  OUTSIDE_ROUTER,
+  type RouterContender,
+  dress,
+} from './router.js'
 import { startWeft, weftMissing } from './weft.js'
 
 export const weftNat: RouterContender = {

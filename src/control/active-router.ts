@@ -8,29 +8,23 @@
  *
  * Frames for services come from the punt ring by `handle`, and answers go through the inject ring.
  */
-import { contains, formatIp, ipBytes, linkLocalOf, networkOf, parseIp, parseNetwork } from '../services/address.js'
+import { contains, formatIp, ipBytes, parseIp } from '../services/address.js'
 import type { Ip, Prefix } from '../services/address.js'
 import { readResolvers, watchResolvers } from '../services/host-network.js'
 import { LeaseJournal } from '../services/lease-journal.js'
 import type { Lease, LeaseEvent } from '../services/leases.js'
 import type { CompiledNetwork, CompiledPort } from '../dataplane/port-table.js'
 import { PORT_GATEWAY, PORT_LINK } from '../dataplane/port-table.js'
-import * as routerTable from '../dataplane/router/router-table.js'
-import type { CompiledForward, CompiledNat, CompiledRoute, CompiledRouter } from '../dataplane/router/router-table.js'
-import { TIMEOUTS } from '../dataplane/router/conntrack.js'
+import type { CompiledRouter } from '../dataplane/router/router-table.js'
 import type { ActivePort } from './active-port.js'
 import { ActiveUplink } from './active-uplink.js'
 import { GatewayServices, resolveGuest, sitesOf } from './gateway-services.js'
 import { macBytes, macWords, stableMac } from './mac.js'
 import type { FabricEvent, Lease as LeaseStatus, NetworkDefinition, RouteEntry, UplinkStatus } from './model.js'
-import { parseRules } from './rule.js'
-import { compileRules, defaultPolicies } from './rule-compile.js'
+import { type RouterPlace, compileRouter, compileRoutes } from './router-compile.js'
 import type { Shard } from './shard.js'
 import { parseUplink } from './uplink.js'
 
-const { FILTER_ADDRESS, FILTER_ADDRESS_AND_PORT, FILTER_NONE } = routerTable
-const FILTERS = { 'address-and-port': FILTER_ADDRESS_AND_PORT, address: FILTER_ADDRESS, none: FILTER_NONE }
-const PROTOCOLS = { tcp: 6, udp: 17 }
 /** What the router's own port takes unfinished: everything, nothing is sent out of it. */
 const ALL_OFFLOADS = 15
 const PROBE_MILLIS = 120
@@ -256,7 +250,7 @@ export class ActiveRouter {
 
   routes(): RouteEntry[] {
     const name = (segment: number): string => (segment === this.uplink?.segment ? 'uplink' : this.definition.name)
-    return this.compileRoutes().map(({ ip, prefix, segment, gateway, origin, network }) => ({
+    return compileRoutes(this.place()).map(({ ip, prefix, segment, gateway, origin, network }) => ({
       destination: `${formatIp(ip)}/${prefix}`,
       via: gateway === null ? null : formatIp(gateway),
       interface: network ?? name(segment),
@@ -264,111 +258,23 @@ export class ActiveRouter {
     }))
   }
 
-  // ---- compiling ----
-
   /** All that the shard must know of it. */
   compile(): CompiledRouter {
-    const { definition, uplink, host } = this
-    const { low, high } = macWords(this.mac)
-    const sites = sitesOf(definition)
-    const forwards = this.compileForwards()
-    const uplinkSegment = uplink?.compileSegment(forwards.flatMap(({ ip }) => (ip === null ? [] : [ip]))) ?? null
-    const { connections, nat, mode } = definition
+    return compileRouter(this.place())
+  }
+
+  private place(): RouterPlace {
+    const { definition, zone, gatewayPort, mac, uplink, host, services } = this
     return {
-      zone: this.zone,
-      lan: {
-        segment: this.zone,
-        gatewayPort: this.gatewayPort,
-        macLow: low,
-        macHigh: high,
-        vid: 0,
-        mtu: definition.mtu,
-        addresses: [
-          ...sites.map(({ subnet, gateway }) => ({ ip: gateway, prefix: subnet.prefix })),
-          { ip: linkLocalOf(macBytes(this.mac)), prefix: 64 },
-        ],
-        proxied: [],
-        services: this.serviceBits(),
-      },
-      uplink: uplinkSegment,
-      routes: this.compileRoutes()
-        .map(({ ip, prefix, segment, gateway }): CompiledRoute => ({ ip, prefix, segment, gateway }))
-        .toSorted((a, b) => b.prefix - a.prefix),
-      nat: mode === 'nat' ? this.compileNat() : [],
-      filtering: FILTERS[nat.filtering],
-      forwards,
-      isOpen: mode === 'open',
-      firewall: compileRules(parseRules(definition.rules, definition.sets), definition.sets, {
-        policies: defaultPolicies(mode),
-        portNumber: (name) => host.portNumber(name),
-      }),
-      timeouts: TIMEOUTS.map(({ name, seconds }) => connections.timeouts[name] ?? seconds),
-      connectionLimit: connections.limit,
-      portLimit: connections.portLimit,
+      definition,
+      zone,
+      gatewayPort,
+      mac: macBytes(mac),
+      uplink,
+      portNumber: (name) => host.portNumber(name),
+      segmentOf: (network) => host.segmentOf(network),
+      guest: (name, family) => resolveGuest(definition, services.leases, name, family),
     }
-  }
-
-  private serviceBits(): number {
-    const { subnets, dns } = this.definition
-    const has4 = subnets.some(({ cidr }) => !cidr.includes(':'))
-    const has6 = subnets.some(({ cidr }) => cidr.includes(':'))
-    const leases4 = subnets.some(({ cidr, dhcp }) => !cidr.includes(':') && dhcp !== null)
-    return (
-      (has4 && (leases4 || this.definition.dhcp.reservations.length > 0) ? routerTable.SERVICE_DHCP : 0) |
-      (has6 ? routerTable.SERVICE_DHCP6 | routerTable.SERVICE_ROUTER_ADVERTISEMENT : 0) |
-      (dns.enabled ? routerTable.SERVICE_DNS : 0)
-    )
-  }
-
-  private compileNat(): CompiledNat[] {
-    const { nat } = this.definition
-    const first = (words: number) => this.uplink?.addresses.find(({ ip }) => ip.length === words)
-    return [first(1), nat.ipv6 ? first(4) : undefined].flatMap((address) =>
-      address === undefined ? [] : [{ ip: address.ip, firstPort: nat.firstPort, lastPort: nat.lastPort }],
-    )
-  }
-
-  /** A forward to a name has the families in which the name has an address now. */
-  private compileForwards(): CompiledForward[] {
-    // those with an address are asked first
-    const inOrder = this.definition.forwards.toSorted((a, b) => Number(a.address === null) - Number(b.address === null))
-    return inOrder.flatMap((forward) =>
-      ([4, 6] as const).flatMap((family): CompiledForward[] => {
-        const to = resolveGuest(this.definition, this.services.leases, forward.to, family)
-        const ip = forward.address === null ? null : parseIp(forward.address)
-        if (to === null || (ip !== null && ip.length !== to.length)) return []
-        const { firstPort, lastPort, toPort } = forward
-        return [{ protocol: PROTOCOLS[forward.protocol], family, ip, firstPort, lastPort, to, toPort }]
-      }),
-    )
-  }
-
-  private compileRoutes(): ShownRoute[] {
-    const { definition, uplink, zone } = this
-    const connected = sitesOf(definition).map(({ subnet }) => ({
-      ...networkOf(subnet),
-      segment: zone,
-      gateway: null,
-      origin: 'connected' as const,
-    }))
-    const fixed = definition.routes.flatMap(({ destination, via }): ShownRoute[] => {
-      const prefix = parseNetwork(destination)
-      const gateway = parseIp(via)
-      if (prefix === null) return []
-      const origin = 'static' as const
-      if (gateway === null) {
-        const segment = this.host.segmentOf(via)
-        return segment === null ? [] : [{ ...prefix, segment, gateway: null, origin, network: via }]
-      }
-      const isOutside = !sitesOf(definition).some(({ subnet }) => contains(subnet, gateway))
-      if (isOutside && uplink === null) return []
-      return [{ ...prefix, segment: isOutside && uplink !== null ? uplink.segment : zone, gateway, origin }]
-    })
-    const outside = (uplink?.compileRoutes() ?? []).map((route) => ({
-      ...route,
-      origin: route.gateway === null ? ('connected' as const) : ('default' as const),
-    }))
-    return [...connected, ...fixed, ...outside]
   }
 
   // ---- the uplink ----
@@ -447,9 +353,6 @@ export class ActiveRouter {
 }
 
 const ignore = (): undefined => undefined
-
-/** A route with what is shown of it: where it comes from, and the network it leads to, if that is another one. */
-type ShownRoute = CompiledRoute & { origin: RouteEntry['origin']; network?: string }
 
 function leaseStatus(lease: Lease): LeaseStatus {
   const { text, mac, hostname, port, expiresAt, reserved } = lease

@@ -111,6 +111,14 @@ function note(log: Log, event: Event): void {
     log.error(`shard ${event.shard} ended (${event.reason}); another has taken over`)
   } else if (event.type === 'port.error') {
     log.warn(`port ${event.port} of network ${event.network}: ${event.reason ?? 'broken'}`)
+  } else if (event.type === 'uplink.error' || event.type === 'uplink.down' || event.type === 'uplink.up') {
+    const { state, reason, addresses } = event.uplink
+    const more = reason ?? addresses.join(' ')
+    const text = `the uplink of network ${event.network} is ${state}${more === '' ? '' : `: ${more}`}`
+    if (state === 'error') log.warn(text)
+    else log.info(text)
+  } else if (event.type === 'rule.logged') {
+    log.info(`rule ${event.rule} of network ${event.network}: ${event.packet}`)
   } else if (event.type === 'port.up' || event.type === 'port.down') {
     const reason = event.reason === null ? '' : `: ${event.reason}`
     log.debug(`port ${event.port} of network ${event.network} is ${event.type.slice(5)}${reason}`)

@@ -14,9 +14,9 @@
  * socket; within a domain whose list of upstreams is empty no name exists.
  *
  * What goes into the cache and to the client is the upstream's message: byte by byte, but for the OPT record, which is
- * between neighbours, the flags, and the random case of the question in owners. If OPT is not the last record, those behind it (signatures of the transaction) go
- * with it. Private addresses: see `dns-rebinding.ts`; such an answer becomes an empty one, as with dnsmasq. Domains
- * with upstreams of their own may have them.
+ * between neighbours, the flags, and the random case of the question in owners. If OPT is not the last record, those
+ * behind it (signatures of the transaction) go with it. Private addresses: see `dns-rebinding.ts`; such an answer
+ * becomes an empty one, as with dnsmasq. Domains with upstreams of their own may have them.
  *
  * Capacity: 150 questions on their way, 50 waiting clients a guest; REFUSED beyond. The cache has its own limits.
  * Standards: RFC 2308, 5452, 5625, 6891, 9520.

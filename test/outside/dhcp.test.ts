@@ -185,13 +185,13 @@ describe('leases for real clients', wants, () => {
   })
 
   it('leases outlive kill -9 and a new start', async () => {
-    const before = await routed.leases()
-    assert.ok(before.length >= 3)
+    const known = await routed.leases()
+    assert.ok(known.length >= 3)
     await routed.weft.kill()
     await routed.weft.start()
-    const after = await routed.leases()
-    const kept = ({ address, mac, port, hostname }: LeaseEntry) => ({ address, mac, port, hostname })
-    assert.deepEqual(after.map(kept), before.map(kept))
+    const kept = await routed.leases()
+    const part = ({ address, mac, port, hostname }: LeaseEntry) => ({ address, mac, port, hostname })
+    assert.deepEqual(kept.map(part), known.map(part))
     for (const client of [dhclient, udhcpc, dhcpcd]) {
       const host = hostOf(client.name)
       await sessions.get(client.name)?.kill()
@@ -399,8 +399,8 @@ tell([lease(mac(1000 + n)) for n in range(8)])`,
       `
 for kind in ["release", "decline"]:
     for mac in [own, "${good.mac}"]:
-        packet = (Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / IP(src="${address}", dst="10.63.0.1") / UDP(sport=68, dport=67)
-            / BOOTP(chaddr=mac2str("${good.mac}"), ciaddr="${address}") / DHCP(options=[("message-type", kind),
+        packet = (Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / IP(src="${address}", dst="10.63.0.1")
+            / UDP(sport=68, dport=67) / BOOTP(chaddr=mac2str("${good.mac}"), ciaddr="${address}") / DHCP(options=[("message-type", kind),
             ("server_id", "10.63.0.1"), ("requested_addr", "${address}"), "end"]))
         sendp(packet, iface=device)
 time.sleep(1)

@@ -181,11 +181,22 @@ describe('names of a network', wants, () => {
   it('unknown local names do not exist, and are never asked for outside', async () => {
     first.forget()
     second.forget()
-    const local = ['nobody.lab.internal', 'nobody', 'a.b.lab.internal', 'some.local', 'x.test', 'y.home.arpa', 'z.onion']
+    const local = [
+      'nobody.lab.internal',
+      'nobody',
+      'a.b.lab.internal',
+      'some.local',
+      'x.test',
+      'y.home.arpa',
+      'z.onion',
+    ]
     for (const name of local) {
       const { status, authority } = await dig(web, `${name} A`)
       assert.equal(status, 'NXDOMAIN', name)
-      assert.ok(authority.some((line) => / SOA /.test(line)), name)
+      assert.ok(
+        authority.some((line) => / SOA /.test(line)),
+        name,
+      )
     }
     for (const name of ['-x 10.64.0.77', '-x fd64::77', '-x 192.168.3.4', '-x fe80::1']) {
       assert.equal((await dig(web, name)).status, 'NXDOMAIN', name)
@@ -259,7 +270,7 @@ describe('names of a network', wants, () => {
     assert.equal((await dig(web, '+edns=1 +noednsneg plain.example A')).status, 'BADVERS')
   })
 
-  it('an address of ours in an answer from outside is held back, unless the domain has servers of its own', async () => {
+  it('an address of ours in an answer from outside is held back, unless its domain has own servers', async () => {
     for (const question of ['inside.example A', 'loop.example A', 'inside6.example AAAA']) {
       const { status, answers } = await dig(web, question)
       assert.deepEqual([status, answers], ['NOERROR', []], question)
@@ -347,9 +358,10 @@ for n in range(40):
 
   it('with the servers outside dead there is SERVFAIL, and local names as ever', async () => {
     await first.stop()
-    assert.equal((await dig(web, 'another.example A')).status, 'SERVFAIL')
+    // not by web, whose share of questions is still spent
+    assert.equal((await dig(db, 'another.example A')).status, 'SERVFAIL')
     assert.deepEqual(await short(web, 'db A'), [addresses.db])
-    assert.equal((await dig(web, 'intranet.corp.example A')).status, 'NOERROR')
+    assert.equal((await dig(db, 'intranet.corp.example A')).status, 'NOERROR')
   })
 
   it('other servers by a changed definition are asked at once', async () => {
@@ -357,7 +369,7 @@ for n in range(40):
     const { dns } = JSON.parse(text) as { dns: object }
     await second.give({ 'late.example': [{ type: 'A', data: '203.0.113.200' }] })
     await routed.change({ dns: { ...dns, upstreams: ['127.0.0.2'] } })
-    assert.deepEqual(await short(web, 'late.example A'), ['203.0.113.200'])
+    assert.deepEqual(await short(db, 'late.example A'), ['203.0.113.200'])
   })
 })
 

@@ -12,7 +12,7 @@ import { needs, pause, until } from '../rig/commands.js'
 import type { Host, Wiring } from '../rig/hosts.js'
 import type { Namespace } from '../rig/namespaces.js'
 import { OutsideWorld, far, router, scapy, uplink, uplink6, world } from '../rig/outside-world.js'
-import { Server, tcpError, tcpSeen, udpAsk } from '../rig/talker.js'
+import { Server, tcpError, tcpSeen } from '../rig/talker.js'
 
 const wants = needs('root', 'tun', 'weft', 'ip', 'tcpdump', 'traceroute', 'busybox', 'scapy', 'cc')
 
@@ -133,8 +133,6 @@ describe('routing to the world', wants, () => {
     const told6 = await a.space.attempt('ping', ['-n', '-c', '1', '-W', '3', '-t', '1', world.ip6])
     assert.match(told6.stdout, /From fd94::1 .*Time exceeded: Hop limit/)
     await lan.drops('a', 'hop-limit', 2)
-    const from = await outside.world.attempt('traceroute', ['-n', '-q', '1', '-w', '3', '-m', '3', a.ip])
-    assert.ok(!from.stdout.includes(a.ip), 'nothing is let in')
     await outside.weft.do('network set lan --mode open')
     const text = await outside.far.run('traceroute', ['-n', '-q', '1', '-N', '1', '-w', '3', '-m', '5', a.ip])
     const hops = [...text.matchAll(/^ *\d+ +([\d.]+)/gm)].map(([, hop]) => hop)
@@ -163,7 +161,7 @@ describe('routing to the world', wants, () => {
       ['192.0.2.0/24 via 198.51.100.1', /already/],
       ['10.94.0.128/25 via 198.51.100.1', /own link/],
       ['192.0.3.0/24 via 192.0.2.1', /no link/],
-      ['192.0.3.0/24 via nowhere.at.all!', /neither/],
+      ['192.0.3.0/24 via nowhere', /no network/],
       ['192.0.3.1/24 via 198.51.100.1', /192\.0\.3/],
       ['2001:db8:9::/48 via 198.51.100.1', /family/],
     ] as const) {
@@ -232,7 +230,6 @@ describe('routing between networks', wants, () => {
       const seen = await tcpSeen(r.space, b.ip, 80)
       assert.equal(seen.address, r.ip, 'not translated')
       assert.equal(await tcpError(b.space, r.ip, 80), 'silence', 'the other way is shut')
-      await outside.probe.stream(r.space, b.space, b.ip, 0).catch(() => {})
       await outside.weft.do('rule add red accept in from 10.97.0.0/24')
       assert.equal((await tcpSeen(b.space, r.ip, 80)).address, b.ip)
       await outside.probe.stream(b.space, r.space, r.ip, 20)
@@ -249,9 +246,8 @@ describe('routing between networks', wants, () => {
   it('a network that another is routed to may stop and start', async () => {
     const red = await outside.network('red', '--mode route --subnet 10.96.0.0/24 --uplink none')
     const r = await outside.guest(red, 'r', '10.96.0.10')
-    await outside.weft.do('route add red 10.97.0.0/24 via blue')
-    assert.equal(await r.space.ping('10.97.0.10', { count: 2, waitSeconds: 1 }), 0)
     const blue = await outside.network('blue', '--mode open --subnet 10.97.0.0/24 --uplink none')
+    await outside.weft.do('route add red 10.97.0.0/24 via blue')
     await outside.weft.do('route add blue 10.96.0.0/24 via red')
     const b = await outside.guest(blue, 'b', '10.97.0.10')
     await r.reaches(b)
@@ -271,8 +267,8 @@ describe('an isolated network', wants, () => {
   before(async () => {
     outside = await OutsideWorld.open()
     // the host has addresses worth reaching, and would forward
-    await outside.space.ip('link add d0 type dummy')
-    await outside.space.ip('link set d0 up')
+    await outside.space.ip('link add d0 type veth peer name d1')
+    for (const device of ['d0', 'd1']) await outside.space.ip(`link set ${device} up`)
     await outside.space.ip('addr add 192.0.2.1/24 dev d0')
     await outside.space.run('sysctl', ['-q', '-w', 'net.ipv4.ip_forward=1', 'net.ipv6.conf.all.forwarding=1'])
     await outside.network('other', `--mode nat --subnet 10.92.0.0/24 --uplink ${uplink}`)
@@ -289,6 +285,8 @@ describe('an isolated network', wants, () => {
   })
 
   it('reaches neither the host nor the outside nor another network: unreachable, says the gateway', async () => {
+    assert.equal(await a.space.ip('route show default'), '', 'DHCP names no router where none leads out')
+    await a.space.ip('route add default via 10.98.0.1')
     const hosts = await outside.space.ip('-4 -o address')
     const addresses = [...hosts.matchAll(/inet ([\d.]+)/g)]
       .map(([, ip]) => ip as string)
@@ -299,7 +297,7 @@ describe('an isolated network', wants, () => {
       assert.match(stdout, /From 10\.98\.0\.1 .*Net(work)? Unreachable/i, ip)
       assert.match(stdout, / 0 received/)
     }
-    assert.deepEqual(await udpAsk(a.space, world.ip, 9), { error: 'ENETUNREACH' })
+    assert.equal(await tcpError(a.space, world.ip, 9), 'ENETUNREACH')
     await lan.drops('a', 'no-route', 3)
   })
 

@@ -273,12 +273,12 @@ export class Networkd {
     this.folder = folder
   }
 
-  static start(lab: Lab, host: Host, ipv6 = false): Networkd {
+  static start(lab: Lab, host: Host): Networkd {
     const { folder } = folderOf(lab, host, 'networkd')
     mkdirSync(join(folder, 'network'))
     const settings = [
       `[Match]\nName=${host.device}`,
-      `[Network]\nDHCP=${ipv6 ? 'yes' : 'ipv4'}\nIPv6AcceptRA=${ipv6 ? 'yes' : 'no'}\nLinkLocalAddressing=${ipv6 ? 'ipv6' : 'no'}`,
+      '[Network]\nDHCP=ipv4\nIPv6AcceptRA=no\nLinkLocalAddressing=no',
       '[DHCPv4]\nUseMTU=yes\nUseDomains=yes\nClientIdentifier=mac',
     ]
     writeFileSync(join(folder, 'network', '10-lan.network'), `${settings.join('\n')}\n`)

@@ -5,8 +5,8 @@
  * An answer that is longer than the client takes (512 bytes without EDNS) is empty with TC set, over UDP. Names that
  * are not given do not exist (NXDOMAIN with a SOA record). `behave` turns it silent, or to one response code for all.
  *
- * This file is the program, too: `node dist/test/rig/dns-upstream.js ADDRESS PORT`. A line of JSON on its standard input
- * is its new state, a line on its standard output is a query. Standards: RFC 1035, 6891.
+ * This file is the program, too: `node dist/test/rig/dns-upstream.js ADDRESS PORT`. A line of JSON on its standard
+ * input is its new state, a line on its standard output is a query. Standards: RFC 1035, 6891.
  */
 import { createSocket } from 'node:dgram'
 import { type Socket, createServer } from 'node:net'

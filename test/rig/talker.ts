@@ -141,7 +141,7 @@ function seenIn(text: string): Seen {
 
 // ---- the program ----
 
-const SILENCE_SECONDS = 8
+const SILENCE_SECONDS = 5 // a lost SYN is sent again after 1 and 3 seconds
 
 const print = (value: object): void => {
   process.stdout.write(`${JSON.stringify(value)}\n`)

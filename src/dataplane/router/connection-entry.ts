@@ -11,7 +11,7 @@
  */
 import * as layout from '../layout.js'
 
-const { CONNECTION_SHIFT } = layout
+const { CONNECTION_SHIFT, NEIGHBOR_SHIFT } = layout
 
 export const CONN_WORDS = 1 << CONNECTION_SHIFT
 // Words of an entry.
@@ -24,8 +24,8 @@ export const CONN_REPLY_DESTINATION = 5
 export const CONN_REPLY_PORTS = 6
 export const CONN_STATUS = 7 // STATUS_*
 export const CONN_SEEN = 8 // second of HEADER_NOW, up to a 64th of the timeout ago
-export const CONN_NEIGHBOR = 9 // of the router: neighbor + 1; 0: not known
-export const CONN_REPLY_NEIGHBOR = 10
+export const CONN_NEIGHBOR = 9 // of the router: the way of packets of the original direction, see below
+export const CONN_REPLY_NEIGHBOR = 10 // the same of replies
 export const CONN_GENERATION = 11 // of the router: whether the two are still right
 export const CONN_OWNER = 12 // port
 export const CONN_MAPPING = 13 // entry of `mappings.ts` + 1; 0: none
@@ -61,6 +61,27 @@ export const CLASS_SHIFT = 16
 export const WORTH_SHIFT = 19
 /** Class and worth together: the number of the list that the entry stands in. */
 export const LIST_MASK = 0x1f
+
+// CONN_NEIGHBOR: in bits 0 to 19 the number of the neighbor by which packets of the direction go on + 1, 0: not known.
+// From PASSED_SHIFT on the segment + 1 from which such packets have been judged right, 0: none, see `established.ts`.
+// Both are in line 0, and hold as long as CONN_GENERATION does.
+export const PASSED_SHIFT = 20
+const NEIGHBOR_MASK = (1 << PASSED_SHIFT) - 1
+
+/** The neighbor's entry in a word of CONN_NEIGHBOR; negative: none. */
+export function keptNeighbor(word: number): number {
+  return ((word & NEIGHBOR_MASK) - 1) << NEIGHBOR_SHIFT
+}
+
+/** A word of CONN_NEIGHBOR with a neighbor in it. */
+export function withNeighbor(word: number, neighbor: number): number {
+  return (word & ~NEIGHBOR_MASK) | ((neighbor >> NEIGHBOR_SHIFT) + 1)
+}
+
+/** A word of CONN_NEIGHBOR with a segment from which packets have been judged right. */
+export function withPassed(word: number, segment: number): number {
+  return (word & NEIGHBOR_MASK) | ((segment + 1) << PASSED_SHIFT)
+}
 
 /** What gives way first. */
 export const WORTH_UNPROVEN = 0

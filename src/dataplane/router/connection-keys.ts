@@ -53,10 +53,19 @@ export class ConnectionKeys {
   hash(zone: number, flow: Flow): number {
     const ports = (flow.sourcePort << 16) | flow.destinationPort
     const head = zone | (flow.protocol << 24)
-    if (flow.family === 4) return this.keyed.mix(head, flow.source0, flow.destination0, ports)
+    if (flow.family === 4) return this.hash4(head, flow.source0, flow.destination0, ports)
     const first = this.keyed.mix(head | IP6_KEY, flow.source0, flow.destination0, ports)
     const second = this.keyed.mix(first, flow.source1, flow.source2, flow.source3)
     return this.keyed.mix(second, flow.destination1, flow.destination2, flow.destination3)
+  }
+
+  /**
+   * `hash` of an IPv4 key that is no `Flow` yet.
+   * @param head zone | protocol << 24
+   * @param ports source << 16 | destination
+   */
+  hash4(head: number, source: number, destination: number, ports: number): number {
+    return this.keyed.mix(head, source, destination, ports)
   }
 
   /** The match of a flow that arrived in a zone; -1: none. */
@@ -64,6 +73,7 @@ export class ConnectionKeys {
     const { words, index } = this
     const ports = (flow.sourcePort << 16) | flow.destinationPort
     const head = zone | (flow.protocol << 24)
+    if (flow.family === 4) return this.find4(hash, head, flow.source0, flow.destination0, ports)
     for (let slot = index.first(hash); slot >= 0; slot = index.next(slot, hash)) {
       const match = index.value(slot)
       const direction = match & 1
@@ -71,9 +81,23 @@ export class ConnectionKeys {
       const key = at + direction * REPLY_KEY
       if (words[key + CONN_SOURCE] !== flow.source0 || words[key + CONN_DESTINATION] !== flow.destination0) continue
       if (words[key + CONN_PORTS] !== ports || headOf(words[at + CONN_ZONES], direction) !== head) continue
-      const isIp6 = (words[at + CONN_STATUS] & STATUS_IP6) !== 0
-      if (isIp6 !== (flow.family === 6)) continue
-      if (!isIp6 || this.hasRest(at + CONN_IP6 + direction * IP6_REPLY_SOURCE, flow)) return match
+      if ((words[at + CONN_STATUS] & STATUS_IP6) === 0) continue
+      if (this.hasRest(at + CONN_IP6 + direction * IP6_REPLY_SOURCE, flow)) return match
+    }
+    return -1
+  }
+
+  /** `find` for an IPv4 key, its words as for `hash4`. */
+  find4(hash: number, head: number, source: number, destination: number, ports: number): number {
+    const { words, index } = this
+    for (let slot = index.first(hash); slot >= 0; slot = index.next(slot, hash)) {
+      const match = index.value(slot)
+      const direction = match & 1
+      const at = (match >> 1) << CONNECTION_SHIFT
+      const key = at + direction * REPLY_KEY
+      if (words[key + CONN_SOURCE] !== source || words[key + CONN_DESTINATION] !== destination) continue
+      if (words[key + CONN_PORTS] !== ports || headOf(words[at + CONN_ZONES], direction) !== head) continue
+      if ((words[at + CONN_STATUS] & STATUS_IP6) === 0) return match
     }
     return -1
   }

@@ -130,13 +130,13 @@ export class Connections {
     this.portLimit[zone] = portLimit
   }
 
-  /** The hash of a flow, for `findHashed` and `touch`. It depends on the key alone. */
-  hash(zone: number, flow: Flow): number {
-    return this.keys.hash(zone, flow)
+  /** The hash of an IPv4 key as words, for `find4` and `touch`: see `ConnectionKeys.hash4`. */
+  hash4(head: number, source: number, destination: number, ports: number): number {
+    return this.keys.hash4(head, source, destination, ports)
   }
 
   /**
-   * Reads what `findHashed` and `Conntrack.track` will read for the first `count` hashes (a burst at most), and does
+   * Reads what `find4` and `Conntrack.track` will read for the first `count` hashes (a burst at most), and does
    * nothing with it: the reads go on side by side, first those of the index, then those of the entries.
    */
   touch(hashes: Int32Array, count: number): void {
@@ -149,8 +149,9 @@ export class Connections {
     return keys.find(keys.hash(zone, flow), zone, flow)
   }
 
-  findHashed(hash: number, zone: number, flow: Flow): number {
-    return this.keys.find(hash, zone, flow)
+  /** `find` for an IPv4 key as words, see `ConnectionKeys.hash4`. */
+  find4(hash: number, head: number, source: number, destination: number, ports: number): number {
+    return this.keys.find4(hash, head, source, destination, ports)
   }
 
   /** The zone that a connection began in. */

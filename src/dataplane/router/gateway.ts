@@ -63,10 +63,9 @@ const RELEASED_MAX = HELD_NEIGHBOR + HELD_FRAGMENTS + BURST_CAPACITY
 
 /** What routes IP packets that are for the gateway's MAC. Takes every packet over. */
 export interface RoutesPackets {
-  /** Takes a packet over, to be routed with the others of its burst. At most BURST_CAPACITY. */
-  take(packet: number, segment: number): void
-  routeTaken(): void
-  /** The same for a packet that has waited for its next hop's address. */
+  /** A burst of them, in their order. */
+  routeBurst(packets: Int32Array, count: number): void
+  /** A packet that has waited for its next hop's address. */
   reroute(packet: number): void
 }
 
@@ -88,6 +87,8 @@ export class Gateway implements Releases {
   private readonly mirror: Mirror
   private readonly forward: ForwardsFrames
   private router: RoutesPackets | null = null
+  private readonly own = new Int32Array(BURST_CAPACITY) // IP packets of the burst for the router's MAC
+  private ownCount = 0
   private readonly headers = new Headers()
   private readonly discovery = new Discovery()
   private readonly served: Int32Array // frames for services by port, in the second `servedAt`
@@ -146,7 +147,7 @@ export class Gateway implements Releases {
       packets[kept++] = packet
     }
     burst.count = kept
-    this.router!.routeTaken()
+    if (this.ownCount > 0) this.routeOwn()
     if (this.releasedCount > 0) this.routeReleased()
     if (this.neighbors.probeCount > 0) this.sendProbes()
   }
@@ -202,6 +203,12 @@ export class Gateway implements Releases {
     const { neighbors } = this
     for (let i = 0; i < neighbors.releasedCount; i++) this.released[this.releasedCount++] = neighbors.released[i]
     neighbors.releasedCount = 0
+  }
+
+  private routeOwn(): void {
+    const count = this.ownCount
+    this.ownCount = 0
+    this.router!.routeBurst(this.own, count)
   }
 
   private routeReleased(): void {
@@ -264,7 +271,7 @@ export class Gateway implements Releases {
 
   private takeOwn(packet: number, record: number, segment: number): void {
     const type = this.pool.records[record + ETHERTYPE]
-    if (type === TYPE_IP || type === TYPE_IP6) this.router!.take(packet, segment)
+    if (type === TYPE_IP || type === TYPE_IP6) this.own[this.ownCount++] = packet
     else if (type === TYPE_ARP) this.takeArp(packet, record, segment, false)
     else this.pool.drop(packet, DROP_NOT_SERVED)
   }

@@ -14,8 +14,9 @@
  * `waiting.ts`.
  *
  * Capacity: the arena's; and for each port a number of entries, of which the oldest gives way to a new one: who claims
- * many addresses loses its own. Entries without an answer belong to the router's own port of the segment and give way
- * among themselves (RFC 6583). Bound entries never give way.
+ * many addresses loses its own. When the table is full, the port that has most loses its oldest. Entries without an
+ * answer belong to the router's own port of the segment and give way among themselves (RFC 6583). Bound entries never
+ * give way.
  *
  * The table is in the arena and has one writer. A new shard process takes over what is whole and forgets the rest.
  */
@@ -23,6 +24,7 @@ import * as drops from '../drops.js'
 import * as layout from '../layout.js'
 import type { Arena } from '../layout.js'
 import type { Pool } from '../burst.js'
+import { Ranking } from '../ranking.js'
 import { HashIndex, KeyedHash } from './hash-index.js'
 import { QUEUE, Waiting } from './waiting.js'
 
@@ -95,7 +97,8 @@ export class Neighbors {
   private freeCount = 0
   private readonly oldest: Int32Array
   private readonly newest: Int32Array
-  private readonly count: Int32Array // of a port, bound ones not among them
+  private readonly ranking: Ranking // entries by port, bound ones not among them
+  private readonly count: Int32Array // the same, to read
   private readonly limit: Int32Array // of a port
   /** bound IPv4 addresses of a port: one that has some may use no others */
   readonly bound4: Int32Array
@@ -114,7 +117,8 @@ export class Neighbors {
     this.free = new Int32Array(this.capacity)
     this.oldest = new Int32Array(portRows).fill(-1)
     this.newest = new Int32Array(portRows).fill(-1)
-    this.count = new Int32Array(portRows)
+    this.ranking = new Ranking(portRows)
+    this.count = this.ranking.counts
     this.limit = new Int32Array(portRows).fill(PORT_LIMIT)
     this.bound4 = new Int32Array(portRows)
     this.waiting = new Waiting(pool, this.entries, NEIGHBOR_WAITING, portRows)
@@ -261,7 +265,7 @@ export class Neighbors {
   /** The entry goes to another port, which loses its oldest one if it has as many as it may. */
   private move(entry: number, port: number): void {
     this.unlink(entry)
-    if (this.count[port] >= this.limit[port] && this.oldest[port] >= 0) this.evict(port)
+    if (this.count[port] >= this.limit[port]) this.evict(port)
     this.entries[entry + NEIGHBOR_PORT] = port
     this.link(entry)
   }
@@ -311,6 +315,7 @@ export class Neighbors {
     const { entries } = this
     let entry = this.find(segment, family, ip0, ip1, ip2, ip3)
     if (entry >= 0) this.remove(entry, DROP_NO_NEIGHBOR)
+    if (this.freeCount === 0) this.evict(this.ranking.first())
     entry = this.take(segment, family, ip0, ip1, ip2, ip3, port)
     if (entry < 0) return false
     const hasMac = (macLow | macHigh) !== 0
@@ -438,19 +443,21 @@ export class Neighbors {
     port: number,
     limit: number,
   ): number {
-    if (this.count[port] >= limit || this.freeCount === 0) {
-      if (this.oldest[port] < 0) return -1
-      this.evict(port)
-    }
+    if (this.count[port] >= limit && !this.evict(port)) return -1
+    if (this.freeCount === 0 && !this.evict(this.ranking.first())) return -1
     const entry = this.take(segment, family, ip0, ip1, ip2, ip3, port)
     if (entry < 0) return -1
     this.link(entry)
     return entry
   }
 
-  private evict(port: number): void {
+  /** The oldest entry of a port gives way; false if it has none. */
+  private evict(port: number): boolean {
+    const victim = this.oldest[port]
+    if (victim < 0) return false
     this.header[HEADER_NEIGHBORS_EVICTED]++
-    this.remove(this.oldest[port], DROP_NO_NEIGHBOR)
+    this.remove(victim, DROP_NO_NEIGHBOR)
+    return true
   }
 
   private take(
@@ -527,7 +534,7 @@ export class Neighbors {
     if (last >= 0) entries[last + NEWER] = entry
     else oldest[port] = entry
     newest[port] = entry
-    this.count[port]++
+    this.ranking.add(port, 1)
   }
 
   private unlink(entry: number): void {
@@ -540,7 +547,7 @@ export class Neighbors {
     else oldest[port] = newer
     if (newer >= 0) entries[newer + OLDER] = older
     else newest[port] = older
-    this.count[port]--
+    this.ranking.add(port, -1)
   }
 
   /** The entries of a predecessor: those that are whole are taken over, their queues are lost with it. */
@@ -555,7 +562,7 @@ export class Neighbors {
         entries[entry + NEIGHBOR_KEY] !== 0 &&
         (entries[entry + NEIGHBOR_FLAGS] & (FLAG_MAC | FLAG_BOUND)) !== 0 &&
         port >= 0 &&
-        port < this.count.length
+        port < this.oldest.length
       if (!isWhole) {
         entries[entry + NEIGHBOR_KEY] = 0
         this.free[this.freeCount++] = place

@@ -24,13 +24,15 @@ import * as answering from './answers.js'
 import { Answers } from './answers.js'
 import { Beginning } from './beginning.js'
 import * as connectionTable from './connection-entry.js'
+import { keptNeighbor, withNeighbor, withPassed } from './connection-entry.js'
 import * as tracking from './conntrack.js'
+import { Established } from './established.js'
 import * as cutting from './fragmentation.js'
 import { cutPacket } from './fragmentation.js'
 import * as fragmentTable from './fragments.js'
 import type { RoutesPackets } from './gateway.js'
 import * as headerTypes from './headers.js'
-import { Flow, Headers } from './headers.js'
+import { Flow } from './headers.js'
 import * as icmpErrors from './icmp-error.js'
 import type { GivesUp } from './neighbors.js'
 import type { RouterState } from './state.js'
@@ -40,9 +42,7 @@ import type { Zone } from './zone.js'
 const { DROP_HOP_LIMIT, DROP_INVALID, DROP_MARTIAN, DROP_NOT_ROUTED, DROP_NO_NEIGHBOR, DROP_NO_ROUTE, DROP_TOO_BIG } =
   drops
 const {
-  BURST_CAPACITY,
   CONNECTION_SHIFT,
-  HEADER_CONNECTIONS_USED,
   HEADER_LENGTH,
   HEADER_ROUTED_PACKETS,
   INGRESS,
@@ -60,6 +60,7 @@ const {
   CONN_NEIGHBOR,
   CONN_PORTS,
   CONN_REPLY_DESTINATION,
+  CONN_REPLY_NEIGHBOR,
   CONN_REPLY_PORTS,
   CONN_REPLY_SOURCE,
   CONN_SOURCE,
@@ -68,6 +69,7 @@ const {
   IP6_REPLY_DESTINATION,
   IP6_REPLY_SOURCE,
   IP6_SOURCE,
+  PASSED_SHIFT,
   STATUS_DNAT,
   STATUS_IP6,
   STATUS_SNAT,
@@ -80,8 +82,6 @@ const { ANSWER_TIME_EXCEEDED, ANSWER_TOO_BIG } = answering
 
 const ETHERNET_BYTES = 14
 const TCP_SYN = 0x02
-/** Connections from which on their table does not stay in the cache. */
-const TOUCHED_FROM = 4096
 const PORT_DHCP = 67
 /** No segment, no connection. */
 const NOWHERE = -1
@@ -95,14 +95,9 @@ export class Router implements RoutesPackets, GivesUp {
   private readonly header: Int32Array
   private readonly beginning: Beginning
   private readonly answers: Answers
+  private readonly established: Established
   private readonly to = new Flow() // what `translated` found
   private readonly pieces = new Int32Array(PIECES_MAX)
-  private readonly taken = new Int32Array(BURST_CAPACITY)
-  private readonly takenSegment = new Int32Array(BURST_CAPACITY)
-  private takenCount = 0
-  private readonly parsed: Headers[] = [] // of the taken ones
-  private readonly hashes = new Int32Array(BURST_CAPACITY)
-  private readonly spare = new Headers() // of packets that have waited
 
   constructor(state: RouterState) {
     this.state = state
@@ -110,78 +105,56 @@ export class Router implements RoutesPackets, GivesUp {
     this.header = state.arena.header
     this.answers = new Answers(state, this)
     this.beginning = new Beginning(state, this, this.answers)
-    for (let i = 0; i < BURST_CAPACITY; i++) this.parsed.push(new Headers())
+    this.established = new Established(state, this)
   }
 
-  take(packet: number, segment: number): void {
-    this.taken[this.takenCount] = packet
-    this.takenSegment[this.takenCount++] = segment
+  routeBurst(packets: Int32Array, count: number): void {
+    this.established.process(packets, count)
   }
 
-  /**
-   * Routes what was taken. All headers are read first, and their connections' places in a large table are touched
-   * together, so that the burst waits for memory once and not once a packet.
-   */
-  routeTaken(): void {
-    if (this.takenCount === 0) return
-    const { state, taken, takenSegment, parsed, hashes } = this
-    const { pool, connections, table } = state
-    const count = this.takenCount
-    this.takenCount = 0
-    let kept = 0
-    for (let i = 0; i < count; i++) {
-      const headers = parsed[kept]
-      const broken = headers.parse(pool, taken[i])
-      if (broken !== 0) {
-        pool.drop(taken[i], broken)
-        continue
-      }
-      takenSegment[kept] = takenSegment[i]
-      hashes[kept++] = connections.hash(table.zone[takenSegment[i]], headers)
-    }
-    if (this.header[HEADER_CONNECTIONS_USED] > TOUCHED_FROM) connections.touch(hashes, kept)
-    for (let i = 0; i < kept; i++) {
-      state.headers = parsed[i]
-      this.route(parsed[i].packet, takenSegment[i], hashes[i])
-    }
-  }
-
-  /** A packet for the gateway's MAC on a segment, whose headers have been read. Takes it over. */
-  private route(packet: number, segment: number, hash: number): void {
+  /** A packet for the gateway's MAC on a segment, by the long way. Takes it over. */
+  route(packet: number, segment: number): void {
     const { state } = this
-    const { headers, pool, fragments } = state
+    const { connections, fragments, headers, pool } = state
+    const broken = headers.parse(pool, packet)
+    if (broken !== 0) return pool.drop(packet, broken)
     this.enter(packet, segment)
     const type = headers.icmp >> 8
     if (headers.protocol === PROTOCOL_ICMP6 && type >= 133 && type <= 137) return this.answers.discovery()
     const isWhole = headers.fragment === FRAGMENT_NONE
-    const match = isWhole ? state.connections.findHashed(hash, state.zone.zone, headers) : NONE
-    // who comes from where a connection's packets of this direction come from has been judged with its first one
-    if (match >= 0 && this.isExpected(match, segment)) return this.walk(match)
+    const match = isWhole ? connections.find(state.zone.zone, headers) : NONE
+    if (match >= 0 && this.hasPassed(match)) return this.walk(match)
     const odd = this.judgeEnds()
     if (odd !== 0) return pool.drop(packet, odd)
+    if (match >= 0) this.notePassed(match)
     if (isWhole) return this.walk(match)
     const verdict = fragments.process(headers, state.zone.zone, state.now)
     if (verdict === FRAGMENT_HELD) return
     if (verdict !== 0) return pool.drop(packet, verdict)
-    this.walk(state.connections.find(state.zone.zone, headers))
+    this.walk(connections.find(state.zone.zone, headers))
     this.routeFreed()
   }
 
-  /** Whether the other direction's packets of a connection leave by the segment: as far as that is known. */
-  private isExpected(match: number, segment: number): boolean {
-    const { words, state } = this
+  /** Whether a packet of a match, from the segment in hand, has been judged right as things are now. */
+  private hasPassed(match: number): boolean {
     const at = (match >> 1) << CONNECTION_SHIFT
-    if (words[at + CONN_GENERATION] !== ((state.neighbors.generation + state.configured) | 0)) return false
-    const back = words[at + CONN_NEIGHBOR + 1 - (match & 1)]
-    return back > 0 && state.neighbors.segment(back - 1) === segment
+    if (this.words[at + CONN_GENERATION] !== this.generation()) return false
+    return this.words[at + CONN_NEIGHBOR + (match & 1)] >>> PASSED_SHIFT === this.state.segment + 1
+  }
+
+  /** Notes that it has. Where a firewall judges every packet, none has for those behind it. */
+  private notePassed(match: number): void {
+    const { state, words } = this
+    if (state.judgesAll[state.connections.zone(match >> 1)] !== 0) return
+    const at = (match >> 1) << CONNECTION_SHIFT
+    this.renew(at)
+    words[at + CONN_NEIGHBOR + (match & 1)] = withPassed(words[at + CONN_NEIGHBOR + (match & 1)], state.segment)
   }
 
   /** Later fragments that their first one, which came after them, has set free. */
   private routeFreed(): void {
     const { state } = this
-    const { fragments, pool } = state
-    const headers = this.spare
-    state.headers = headers
+    const { fragments, headers, pool } = state
     for (let packet = fragments.takeReady(headers); packet >= 0; packet = fragments.takeReady(headers)) {
       const segment = this.segmentOf(packet)
       if (segment >= 0) {
@@ -209,7 +182,6 @@ export class Router implements RoutesPackets, GivesUp {
   private again(packet: number): boolean {
     const { state } = this
     const segment = this.segmentOf(packet)
-    state.headers = this.spare
     const isThere = segment >= 0 && state.headers.parse(state.pool, packet) === 0
     if (isThere) this.enter(packet, segment)
     else state.pool.drop(packet, DROP_NO_ROUTE)
@@ -336,13 +308,9 @@ export class Router implements RoutesPackets, GivesUp {
     const { words, state } = this
     const { neighbors } = state
     const at = entry << CONNECTION_SHIFT
-    const generation = (neighbors.generation + state.configured) | 0
-    if (words[at + CONN_GENERATION] === generation) {
-      const kept = words[at + CONN_NEIGHBOR + direction]
-      if (kept > 0) return kept - 1
-    } else {
-      words[at + CONN_NEIGHBOR] = words[at + CONN_NEIGHBOR + 1] = 0
-    }
+    this.renew(at)
+    const kept = keptNeighbor(words[at + CONN_NEIGHBOR + direction])
+    if (kept >= 0) return kept
     const zone = state.table.zones[state.connections.zone(entry)]
     const isIp6 = (words[at + CONN_STATUS] & STATUS_IP6) !== 0
     const further = at + CONN_IP6 + (direction === 0 ? IP6_REPLY_SOURCE : IP6_SOURCE)
@@ -354,11 +322,24 @@ export class Router implements RoutesPackets, GivesUp {
     const route = zone.route(family, ip0, ip1, ip2, ip3)
     const found = route < 0 ? -1 : this.neighborBy(zone, route, family, ip0, ip1, ip2, ip3)
     // to ask may have cost another its entry, and changed the generation
-    const now = (neighbors.generation + state.configured) | 0
-    if (words[at + CONN_GENERATION] !== now) words[at + CONN_NEIGHBOR] = words[at + CONN_NEIGHBOR + 1] = 0
-    words[at + CONN_GENERATION] = now
-    if (found >= 0) words[at + CONN_NEIGHBOR + direction] = found + 1
+    this.renew(at)
+    const way = at + CONN_NEIGHBOR + direction
+    if (found >= 0) words[way] = withNeighbor(words[way], found)
     return found
+  }
+
+  /** What changes with the configuration, and when a neighbor goes. */
+  private generation(): number {
+    return (this.state.neighbors.generation + this.state.configured) | 0
+  }
+
+  /** Makes a connection forget what was found out for it in another generation. */
+  private renew(at: number): void {
+    const { words } = this
+    const generation = this.generation()
+    if (words[at + CONN_GENERATION] === generation) return
+    words[at + CONN_NEIGHBOR] = words[at + CONN_REPLY_NEIGHBOR] = 0
+    words[at + CONN_GENERATION] = generation
   }
 
   /** The neighbor on a route of a zone to an address; asked for if it is not known. -1: no room to ask. */
@@ -392,8 +373,8 @@ export class Router implements RoutesPackets, GivesUp {
 
   /** Whether a connection is between two guests of the zone. */
   isLocal(entry: number, direction: number): boolean {
-    const neighbor = this.words[(entry << CONNECTION_SHIFT) + CONN_NEIGHBOR + direction]
-    return neighbor > 0 && this.state.neighbors.segment(neighbor - 1) === this.state.zone.lan
+    const neighbor = keptNeighbor(this.words[(entry << CONNECTION_SHIFT) + CONN_NEIGHBOR + direction])
+    return neighbor >= 0 && this.state.neighbors.segment(neighbor) === this.state.zone.lan
   }
 
   /**

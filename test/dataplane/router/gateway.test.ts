@@ -12,8 +12,14 @@ import {
   SERVICE_DNS,
   SERVICE_ROUTER_ADVERTISEMENT,
 } from '../../../src/dataplane/router/router-table.js'
-import { PORT_GATEWAY, PORT_GUARDED, PORT_LINK } from '../../../src/dataplane/port-table.js'
-import { access, plain } from '../rig.js'
+import {
+  PORT_ACCESS,
+  PORT_GATEWAY,
+  PORT_GUARDED,
+  PORT_LINK,
+  PORT_VLAN_AWARE,
+} from '../../../src/dataplane/port-table.js'
+import { access } from '../rig.js'
 import { type Packet, build, hex } from './packet-builder.js'
 import {
   A,
@@ -513,7 +519,7 @@ test('in a VLAN the gateway serves that VLAN alone', () => {
   weft.site(A, null)
   const guests = [access(G1.port, 7), access(G2.port, 8), access(G3.port, 7)]
   weft.ports(
-    [...guests, access(A.gatewayPort, 7, { flags: plain(0).flags | PORT_GATEWAY | PORT_LINK | 8 | 32 })],
+    [...guests, access(A.gatewayPort, 7, { flags: PORT_LINK | PORT_GATEWAY | PORT_VLAN_AWARE | PORT_ACCESS })],
     A.lan,
   )
   const { low, high } = macWords(A.gatewayMac)

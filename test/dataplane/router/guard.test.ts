@@ -4,7 +4,13 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { PORT_GUARDED, PORT_LINK, PORT_ROUTES, PORT_SERVES_DHCP } from '../../../src/dataplane/port-table.js'
+import {
+  PORT_GATEWAY,
+  PORT_GUARDED,
+  PORT_LINK,
+  PORT_ROUTES,
+  PORT_SERVES_DHCP,
+} from '../../../src/dataplane/port-table.js'
 import { plain } from '../rig.js'
 import { type Packet, build, extension } from './packet-builder.js'
 import {
@@ -127,7 +133,7 @@ guarding('a port with a MAC of its own uses no other', (weft) => {
   const guests = A.guests.map((guest) => plain(guest.port, { flags: PORT_LINK | PORT_GUARDED }))
   guests[0].ownMacLow = low
   guests[0].ownMacHigh = high
-  weft.ports([...guests, plain(A.gatewayPort, { flags: PORT_LINK | 64 })], A.lan)
+  weft.ports([...guests, plain(A.gatewayPort, { flags: PORT_LINK | PORT_GATEWAY })], A.lan)
   assert.equal(weft.udp(G1, G1.ip4), true)
   assert.equal(weft.udp({ ...G1, mac: G3.mac }, G1.ip4), 'spoofed-mac')
   assert.equal(weft.udp({ ...G1, mac: '02:00:00:01:00:81' }, G1.ip4), 'spoofed-mac')
@@ -215,7 +221,7 @@ guarding('a claim ends with the link of its port', (weft) => {
   weft.ports(
     [
       ...A.guests.map((g) => plain(g.port, { flags: PORT_GUARDED | (g === G3 ? 0 : PORT_LINK) })),
-      plain(A.gatewayPort, { flags: PORT_LINK | 64 }),
+      plain(A.gatewayPort, { flags: PORT_LINK | PORT_GATEWAY }),
     ],
     A.lan,
   )

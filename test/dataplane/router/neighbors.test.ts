@@ -1,6 +1,7 @@
 /**
- * The neighbor table alone: its states by the clock, the queues of packets that wait, limits and who gives way, bindings,
- * takeover by a new process, and random operations against a plain model. Every slot must come back to the pool.
+ * The neighbor table alone: its states by the clock, the queues of packets that wait, limits and who gives way,
+ * bindings, takeover by a new process, and random operations against a plain model. Every slot must come back to the
+ * pool.
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
@@ -361,13 +362,29 @@ neighbors('packets of one port that wait for silent addresses take no place from
   assert.deepEqual(t.released(), held)
 })
 
-neighbors('a full table refuses whom it owes nothing, and never a bound entry gives way', (t) => {
-  for (let port = 0; port < 4; port++) for (let i = 0; i < 64; i++) assert.ok(t.learn(port * 64 + i, 20 + port) >= 0)
+neighbors('when the table is full, the port that has most makes room', (t) => {
+  t.table.setLimit(20, 100)
+  for (let port = 0; port < 4; port++) for (let i = 0; i < 63; i++) t.learn(port * 64 + i, 20 + port)
+  for (let i = 0; i < 4; i++) t.learn(256 + i, 20)
   assert.equal(t.used, 256)
-  assert.equal(t.learn(500, 30), -1)
-  assert.equal(t.look(501), -1)
-  assert.ok(t.learn(502, 20) >= 0, 'a port makes room of its own')
+  t.learn(500, 30)
   assert.equal(t.find(0), -1)
+  assert.notEqual(t.find(500), -1)
+  assert.notEqual(t.look(501), -1)
+  assert.equal(t.find(1), -1)
+  assert.equal(t.bind(502, 31, 5), true)
+  assert.equal(t.find(2), -1)
+  assert.equal(t.used, 256)
+  t.probes()
+})
+
+neighbors('a table full of bound addresses refuses all others', (t) => {
+  for (let i = 0; i < 256; i++) assert.equal(t.bind(i, 3, 5), true)
+  assert.equal(t.bind(256, 3, 5), false)
+  assert.equal(t.learn(257, 4), -1)
+  assert.equal(t.look(258), -1)
+  assert.deepEqual(t.probes(), [])
+  for (let i = 0; i < 256; i++) assert.equal(t.learn(i, 4, 5), -1)
 })
 
 neighbors('a bound address is not to be had by another port or MAC', (t) => {

@@ -6,8 +6,8 @@
  *   zone b: LAN segment 2, ports 21 to 24, gateway port 30; uplink segment 3, port 25, gateway port 31
  *
  * Hosts have a port, a MAC and addresses; `teach` lets the router know them all, by ARP and neighbor discovery, so that
- * nothing has to wait. Frames are built and compared by `packet-builder.ts`: what the router changed is rebuilt from the
- * changed description, checksums included.
+ * nothing has to wait. Frames are built and compared by `packet-builder.ts`: what the router changed is rebuilt from
+ * the changed description, checksums included.
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'

@@ -1,0 +1,254 @@
+import type { Pool } from '../burst.js'
+import * as drops from '../drops.js'
+import * as layout from '../layout.js'
+import { advanced, changed32, corrected, fold, halves } from './checksum.js'
+import * as entryLayout from './connection-entry.js'
+import { keptNeighbor } from './connection-entry.js'
+import type { Connections } from './connections.js'
+import * as tracking from './conntrack.js'
+import * as headerTypes from './headers.js'
+import { Headers } from './headers.js'
+import type { Neighbors } from './neighbors.js'
+import type { RouterState } from './state.js'
+
+// a module's own constants are folded into the machine code, imported ones are not: see layout.ts
+const { DROP_INVALID } = drops
+const {
+  BURST_CAPACITY,
+  CHECKSUM_OFFSET,
+  CHECKSUM_START,
+  CONNECTION_SHIFT,
+  ETHERTYPE,
+  HEADER_CONNECTIONS_USED,
+  HEADER_LENGTH,
+  HEADER_ROUTED_PACKETS,
+  INGRESS,
+  LENGTH,
+  OFFLOAD,
+  OFFLOAD_CHECKSUM,
+  OFFSET,
+  RECORD_SHIFT,
+  SEGMENT_BYTES,
+} = layout
+const {
+  CONN_GENERATION,
+  CONN_NEIGHBOR,
+  CONN_REPLY_SOURCE,
+  CONN_SOURCE,
+  CONN_STATUS,
+  PASSED_SHIFT,
+  STATUS_DNAT,
+  STATUS_SNAT,
+} = entryLayout
+const { PROTOCOL_TCP, PROTOCOL_UDP } = headerTypes
+const { TRACK_OK } = tracking
+
+const TYPE_IP = 0x0800
+const ETHERNET_BYTES = 14
+const IPV4_BYTES = 20
+/** First byte of an IPv4 header without options. */
+const PLAIN = 0x45
+/** Offset of a fragment, and more fragments. */
+const FRAGMENT_BITS = 0x3fff
+const TCP_BYTES = 20
+const UDP_BYTES = 8
+const TCP_CHECKSUM = 16
+const UDP_CHECKSUM = 6
+/** SYN, FIN, RST. */
+const TURNING = 0x07
+/** What one hop less adds to the header's sum: the TTL is a word's high byte. */
+const HOP = 0xfeff
+/** The same in the word of TTL, protocol and checksum. */
+const HOP_WORD = 0x01000000
+/** Connections from which on their table does not stay in the cache. */
+const TOUCHED_FROM = 4096
+const NONE = -1
+/** In place of a run: the long way. */
+const LONG = -1
+
+/** Takes what is not taken here. */
+export interface LongWay {
+  route(packet: number, segment: number): void
+}
+
+export class Established {
+  private readonly state: RouterState
+  private readonly longWay: LongWay
+  private readonly pool: Pool
+  private readonly neighbors: Neighbors
+  private readonly connections: Connections
+  private readonly words: Int32Array // of the connections
+  private readonly header: Int32Array
+  private readonly network: Int32Array // by port
+  private readonly headers = new Headers() // for tracking
+  private readonly runs = new Int32Array(BURST_CAPACITY) // by packet: number of its run, LONG
+  private readonly heads = new Int32Array(BURST_CAPACITY) // by run: zone | protocol << 24
+  private readonly hashes = new Int32Array(BURST_CAPACITY) // by run
+
+  constructor(state: RouterState, longWay: LongWay) {
+    this.state = state
+    this.longWay = longWay
+    this.pool = state.pool
+    this.neighbors = state.neighbors
+    this.connections = state.connections
+    this.words = state.connections.words
+    this.header = state.arena.header
+    this.network = state.ports.network
+  }
+
+  /** Routes the packets of a burst, in their order. Takes them over. */
+  process(packets: Int32Array, count: number): void {
+    const { header, longWay, network, runs } = this
+    const { records } = this.pool
+    const runCount = this.prepare(packets, count)
+    if (header[HEADER_CONNECTIONS_USED] > TOUCHED_FROM) this.connections.touch(this.hashes, runCount)
+    let run = LONG
+    let match = NONE
+    for (let i = 0; i < count; i++) {
+      const packet = packets[i]
+      const segment = network[records[(packet << RECORD_SHIFT) + INGRESS]]
+      if (runs[i] !== run) {
+        run = runs[i]
+        match = run === LONG ? NONE : this.find(packet, run)
+      }
+      if (match >= 0 && this.pass(packet, segment, match)) continue
+      longWay.route(packet, segment)
+      run = LONG // it may have changed the connections
+      match = NONE
+    }
+  }
+
+  private prepare(packets: Int32Array, count: number): number {
+    const { view, records } = this.pool
+    const { heads, hashes, network, runs, connections } = this
+    const { table } = this.state
+    let runCount = 0
+    let lastSource = 0
+    let lastDestination = 0
+    let lastPorts = 0
+    let lastHead = NONE
+    for (let i = 0; i < count; i++) {
+      const record = packets[i] << RECORD_SHIFT
+      const ip = records[record + OFFSET] + ETHERNET_BYTES
+      const room = records[record + LENGTH] - ETHERNET_BYTES
+      runs[i] = LONG
+      if (records[record + ETHERTYPE] !== TYPE_IP || room < IPV4_BYTES + UDP_BYTES) continue
+      const word0 = view.getInt32(ip)
+      const word1 = view.getInt32(ip + 4)
+      const word2 = view.getInt32(ip + 8)
+      if (word0 >>> 24 !== PLAIN || (word1 & FRAGMENT_BITS) !== 0 || word2 >>> 24 <= 1) continue
+      const protocol = (word2 >>> 16) & 0xff
+      if (protocol !== PROTOCOL_TCP && protocol !== PROTOCOL_UDP) continue
+      const source = view.getInt32(ip + 12)
+      const destination = view.getInt32(ip + 16)
+      const sum = halves(word0) + halves(word1) + halves(word2) + halves(source) + halves(destination)
+      if (fold(sum) !== 0xffff) continue
+      const total = word0 & 0xffff
+      if (total > room || total < IPV4_BYTES + UDP_BYTES) continue
+      const ports = view.getInt32(ip + IPV4_BYTES)
+      const head = table.zone[network[records[record + INGRESS]]] | (protocol << 24)
+      if (source !== lastSource || destination !== lastDestination || ports !== lastPorts || head !== lastHead) {
+        lastSource = source
+        lastDestination = destination
+        lastPorts = ports
+        lastHead = head
+        heads[runCount] = head
+        hashes[runCount++] = connections.hash4(head, source, destination, ports)
+      }
+      runs[i] = runCount - 1
+    }
+    return runCount
+  }
+
+  private find(packet: number, run: number): number {
+    const { view, records } = this.pool
+    const ip = records[(packet << RECORD_SHIFT) + OFFSET] + ETHERNET_BYTES
+    const source = view.getInt32(ip + 12)
+    const destination = view.getInt32(ip + 16)
+    const ports = view.getInt32(ip + IPV4_BYTES)
+    return this.connections.find4(this.hashes[run], this.heads[run], source, destination, ports)
+  }
+
+  private pass(packet: number, segment: number, match: number): boolean {
+    const { header, neighbors, pool, state, words } = this
+    const { records, view } = pool
+    const at = (match >> 1) << CONNECTION_SHIFT
+    if (words[at + CONN_GENERATION] !== ((neighbors.generation + state.configured) | 0)) return false
+    const way = words[at + CONN_NEIGHBOR + (match & 1)]
+    const neighbor = keptNeighbor(way)
+    if (way >>> PASSED_SHIFT !== segment + 1 || neighbor < 0 || !neighbors.isUsable(neighbor)) return false
+    const record = packet << RECORD_SHIFT
+    const ip = records[record + OFFSET] + ETHERNET_BYTES
+    const total = view.getUint16(ip + 2)
+    const cut = records[record + SEGMENT_BYTES]
+    const size = cut === 0 ? total : records[record + HEADER_LENGTH] - ETHERNET_BYTES + cut
+    const protocol = view.getUint8(ip + 9)
+    if (size > state.table.mtu[neighbors.segment(neighbor)] || !this.isPlain(record, ip, total, protocol)) return false
+    header[HEADER_ROUTED_PACKETS] = (header[HEADER_ROUTED_PACKETS] + 1) | 0
+    neighbors.use(neighbor, state.now)
+    if (!this.track(match, ip, total, protocol, segment)) {
+      pool.drop(packet, DROP_INVALID)
+      return true
+    }
+    this.translate(match, ip, protocol, (records[record + OFFLOAD] & OFFLOAD_CHECKSUM) !== 0)
+    records[record + LENGTH] = ETHERNET_BYTES + total // without padding
+    state.gateway.sendTo(packet, neighbor)
+    return true
+  }
+
+  private isPlain(record: number, ip: number, total: number, protocol: number): boolean {
+    const { view, records } = this.pool
+    const l4 = ip + IPV4_BYTES
+    const isTcp = protocol === PROTOCOL_TCP
+    if ((records[record + OFFLOAD] & OFFLOAD_CHECKSUM) !== 0) {
+      if (records[record + CHECKSUM_START] !== ETHERNET_BYTES + IPV4_BYTES) return false
+      if (records[record + CHECKSUM_OFFSET] !== (isTcp ? TCP_CHECKSUM : UDP_CHECKSUM)) return false
+    }
+    if (isTcp) {
+      if (total < IPV4_BYTES + TCP_BYTES) return false
+      const bits = view.getUint16(l4 + 12)
+      const bytes = (bits >>> 12) << 2
+      return bytes >= TCP_BYTES && bytes <= total - IPV4_BYTES && (bits & TURNING) === 0
+    }
+    const length = view.getUint16(l4 + 4)
+    return length >= UDP_BYTES && length <= total - IPV4_BYTES
+  }
+
+  private track(match: number, ip: number, total: number, protocol: number, segment: number): boolean {
+    const { headers: h, state } = this
+    h.protocol = protocol
+    h.l3 = ip
+    h.l4 = ip + IPV4_BYTES
+    h.end = ip + total
+    if (state.conntrack.track(match, h, state.now) === TRACK_OK) return true
+    return state.table.zones[state.table.zone[segment]].isOpen
+  }
+
+  private translate(match: number, ip: number, protocol: number, isUnfinished: boolean): void {
+    const { words } = this
+    const { view } = this.pool
+    const at = (match >> 1) << CONNECTION_SHIFT
+    let addresses = 0
+    if ((words[at + CONN_STATUS] & (STATUS_SNAT | STATUS_DNAT)) !== 0) {
+      const l4 = ip + IPV4_BYTES
+      // behind the router it is the reverse of what comes from there
+      const key = at + ((match & 1) === 0 ? CONN_REPLY_SOURCE : CONN_SOURCE)
+      const source = words[key + 1]
+      const destination = words[key]
+      const ports = (words[key + 2] << 16) | (words[key + 2] >>> 16)
+      addresses = changed32(view.getInt32(ip + 12), source) + changed32(view.getInt32(ip + 16), destination)
+      const all = addresses + changed32(view.getInt32(l4), ports)
+      view.setInt32(ip + 12, source)
+      view.setInt32(ip + 16, destination)
+      view.setInt32(l4, ports)
+      const place = l4 + (protocol === PROTOCOL_TCP ? TCP_CHECKSUM : UDP_CHECKSUM)
+      const field = view.getUint16(place)
+      if (isUnfinished) view.setUint16(place, advanced(field, addresses))
+      else if (protocol === PROTOCOL_TCP) view.setUint16(place, corrected(field, all))
+      else if (field !== 0) view.setUint16(place, corrected(field, all) || 0xffff)
+    }
+    const word = view.getInt32(ip + 8)
+    const sum = corrected(word & 0xffff, addresses + HOP)
+    view.setInt32(ip + 8, ((word & 0xffff0000) - HOP_WORD) | sum)
+  }
+}
