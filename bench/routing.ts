@@ -4,7 +4,7 @@
  *
  * The way is from a host inside to one outside (contenders/router.ts): Weft's NAT and firewall, the kernel's, and Weft's
  * plain switching, which shows what routing costs. Small frames are IPv4 datagrams of 64 flows, since frames of no
- * known protocol are not routed.
+ * known protocol are not routed; the outside host drops them where they come in, so that its IP layer costs nothing.
  *
  * New connections come from SOURCES ports of one guest: a guest has at most 8,192 NAT mappings, and one that has just
  * been reset keeps its mapping for ten seconds. They go to PORTS ports, so that a tuple comes back after 65,536.
@@ -14,6 +14,7 @@ import { INSIDE, type RouterContender } from './contenders/router.js'
 import { weftNat } from './contenders/weft-nat.js'
 import { weftSwitch } from './contenders/weft-switch.js'
 import { type Path, answersPing, connections, frames, tcp } from './measure.js'
+import { find } from './packages.js'
 import type { Candidate, Figures, Part, PartPlan } from './parts.js'
 import { openTopology, processTree } from './topology.js'
 
@@ -44,6 +45,7 @@ export function natPart(congestions: string[]): Part {
           figures.set(`tcp.${congestion}`, gbitPerSecond)
           if (i === 0 && path.pids.length > 0) figures.set('tcp.cpu', cpuPercent)
         }
+        await discard(path)
         const load = { sizeBytes: FRAME_BYTES, sources: 1, udp: true }
         const { millionPerSecond, lostPercent } = await frames(path, seconds, load)
         figures.set('frames', millionPerSecond)
@@ -121,6 +123,15 @@ async function macOf(run: Run, netns: string, dev: string): Promise<string> {
     { address: string },
   ]
   return link.address
+}
+
+/** From now on the outside host drops the datagrams of the frame generator as they come in, and answers none. */
+async function discard({ topology, to }: Path): Promise<void> {
+  const nft = find('nft')
+  if (nft === null) throw new Error('nft is not installed (Debian package nftables)')
+  const hook = `type filter hook ingress device "${to.dev}" priority 0; policy accept;`
+  const table = `table netdev bench { chain arriving { ${hook} udp dport 9 drop; }; }`
+  await topology.run(to.netns, [nft.path, table], { env: nft.env })
 }
 
 /** The MAC that a namespace's kernel knows of an address that has just answered. */

@@ -51,8 +51,7 @@ static int ask(const struct request *request) {
     alignas(struct nlmsghdr) char answer[1024];
     int result = -EPROTO;
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-    ssize_t sent =
-        sendto(fd, request, request->header.nlmsg_len, 0, (const struct sockaddr *)&kernel, sizeof kernel);
+    ssize_t sent = sendto(fd, request, request->header.nlmsg_len, 0, (const struct sockaddr *)&kernel, sizeof kernel);
     ssize_t got = sent < 0 ? -1 : recv(fd, answer, sizeof answer, 0);
     if (got < 0) {
         result = -errno;

@@ -236,6 +236,7 @@ static bool poll_events(struct engine *engine, int wait_millis) {
         } else if (key == KEY_TICK || key == KEY_WAKE) {
             /* the timer goes on only when it has been read; a counter that others emptied gives EAGAIN */
             uint64_t value;
+            engine->woken = true;
             if (read(key == KEY_TICK ? engine->tick : engine->wake, &value, sizeof value) < 0) continue;
         } else {
             struct port *port = &engine->ports[key & EGRESS_PORT_MASK];
@@ -316,6 +317,7 @@ static void wait_for_news(struct engine *engine, int wait_millis) {
 int engine_receive(struct engine *engine, int wait_millis) {
     forget_events(engine, 0, engine->reported, -1);
     engine->header[HEADER_CONTROL] = 0;
+    engine->woken = false;
     if (engine->ready_count == 0) {
         wait_for_news(engine, wait_millis);
     } else if (++engine->unpolled >= POLL_EVERY) {
@@ -323,8 +325,9 @@ int engine_receive(struct engine *engine, int wait_millis) {
         poll_events(engine, 0);
     }
     int count = read_ready(engine);
-    if (count == 0 && engine->ready_count == 0 && wait_millis != 0 && !engine->header[HEADER_CONTROL]) {
-        /* what was thought ready had no more */
+    bool is_called = engine->woken || engine->header[HEADER_CONTROL];
+    if (count == 0 && engine->ready_count == 0 && wait_millis != 0 && !is_called) {
+        /* what was thought ready had no more; who was called does not wait: the frames are in the inject ring */
         wait_for_news(engine, wait_millis);
         count = read_ready(engine);
     }

@@ -74,6 +74,7 @@ struct engine {
     double *counters;
     double *drops;
     int epoll;
+    bool woken;  /* the wake-up counter or the second's timer ended a wait in this call */
     int wake;    /* eventfd: written by others to end the wait; -1: none */
     int control; /* the control channel's descriptor; -1: none */
     int tick;    /* timerfd: ends the wait once a second */

@@ -31,6 +31,7 @@ const packages: Record<string, string> = {
   nft: 'nftables',
   dig: 'bind9-dnsutils',
   dnsperf: 'dnsperf',
+  dnsmasq: 'dnsmasq-base',
   dhclient: 'isc-dhcp-client',
   dhcpcd: 'dhcpcd5',
   traceroute: 'traceroute',

@@ -172,6 +172,7 @@ const ELSEWHERE: Record<string, string[]> = {
   'fdb.ts': ['takeOver'],
   'filter-compile.ts': ['Parser'], // the whole class
   'mirror.ts': ['start', 'stop'],
+  'pipeline.ts': ['configureNetwork'],
   'port-table.ts': ['configure', 'forget', 'write'],
   'router/connections.ts': ['takeOver'],
   'router/firewall.ts': ['adopt'],

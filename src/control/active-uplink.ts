@@ -31,7 +31,7 @@ import { SERVICE_DHCP_CLIENT } from '../dataplane/router/router-table.js'
 import { native } from '../ports/native.js'
 import { ActivePort } from './active-port.js'
 import { macBytes, macWords, stableMac } from './mac.js'
-import type { NetworkDefinition, PortDefinition, UplinkStatus } from './model.js'
+import type { NetworkDefinition, PortDefinition, PortWaiver, UplinkStatus } from './model.js'
 import type { RouterHost } from './active-router.js'
 import { compilePort } from './snapshot.js'
 import type { Uplink } from './uplink.js'
@@ -55,6 +55,8 @@ export class ActiveUplink {
   private network: NetworkDefinition
   private readonly client: Dhcp4Client | null = null
   private routes: { destination: Prefix; via: Ip }[] = []
+  /** the routes that the host has been given */
+  private readonly routed = new Map<string, HostRoute>()
   private told = ''
   private isClosed = false
 
@@ -209,9 +211,13 @@ export class ActiveUplink {
 
   private portChanged(isState: boolean): void {
     if (this.isClosed) return
+    // behind a link that has been away may be other hosts
+    if (isState) void this.host.shard.ask({ do: 'leave', segment: this.segment, port: -1 }).catch(none)
     if (isState && this.port.state === 'up') {
-      if (this.kind === 'host') this.dressHost()
-      else if (this.client?.state === 'stopped') this.client.start()
+      if (this.kind === 'host') {
+        this.routed.clear() // a TAP that is made anew has none
+        this.dressHost()
+      } else if (this.client?.state === 'stopped') this.client.start()
       else this.client?.restart()
     }
     if (isState) this.host.uplinkChanged(this.status())
@@ -261,16 +267,29 @@ export class ActiveUplink {
     }
     for (const { ip, prefix } of this.hostSide)
       problem(native.addAddress(definition.dev, '', ipBytes(ip), prefix), `address ${formatIp(ip)}`)
-    for (const { cidr } of this.network.subnets) {
-      const subnet = parsePrefix(cidr)!
-      const isHidden = this.network.mode === 'nat' && (subnet.ip.length === 1 || this.network.nat.ipv6)
-      const via = this.addresses.find(({ ip }) => ip.length === subnet.ip.length)
-      if (isHidden || via === undefined) continue
-      problem(
-        native.addRoute(definition.dev, '', ipBytes(subnet.ip), subnet.prefix, ipBytes(via.ip)),
-        `route to ${cidr}`,
-      )
+    const wanted = this.hostRoutes()
+    for (const [cidr, route] of this.routed) {
+      if (wanted.has(cidr)) continue
+      native.removeRoute(definition.dev, '', ...route)
+      this.routed.delete(cidr)
     }
+    for (const [cidr, route] of wanted) {
+      problem(native.addRoute(definition.dev, '', ...route), `route to ${cidr}`)
+      this.routed.set(cidr, route)
+    }
+  }
+
+  /** The routes that the host needs to the guests' subnets, by subnet: none to those that are hidden behind NAT. */
+  private hostRoutes(): Map<string, HostRoute> {
+    const { mode, nat, subnets } = this.network
+    const routes = new Map<string, HostRoute>()
+    for (const { cidr } of subnets) {
+      const subnet = parsePrefix(cidr)!
+      const isHidden = mode === 'nat' && (subnet.ip.length === 1 || nat.ipv6)
+      const via = this.addresses.find(({ ip }) => ip.length === subnet.ip.length)
+      if (!isHidden && via !== undefined) routes.set(cidr, [ipBytes(subnet.ip), subnet.prefix, ipBytes(via.ip)])
+    }
+    return routes
   }
 
   // ---- DHCP ----
@@ -300,6 +319,9 @@ export class ActiveUplink {
 }
 
 const none = (): undefined => undefined
+
+/** As native code takes it: destination, its length, next hop. */
+type HostRoute = [destination: Uint8Array, prefix: number, gateway: Uint8Array]
 
 /** The TAP's name: `weft-NETWORK` as far as 15 characters go, then a part of the UUID that tells it from others. */
 export function hostDevice({ name, uuid }: NetworkDefinition): string {
@@ -333,7 +355,7 @@ const PLAIN = {
   link: true,
   macLimit: 1024,
   addresses: [],
-  allow: [],
+  allow: ['spoofing', 'dhcp-server', 'router'] as PortWaiver[], // it is the outside
 }
 
 function linkLocalPrefix(mac: string): Prefix {

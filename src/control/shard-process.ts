@@ -100,7 +100,7 @@ function run(): never {
   function obey(request: Request, fds: number[]): number | number[] {
     switch (request.do) {
       case 'configure':
-        loop.pipeline.ports.configure(request.network)
+        loop.pipeline.configureNetwork(request.network)
         return 0
       case 'attach':
         attachments[request.port] = request.attachment

@@ -89,7 +89,7 @@ async function copyOf({ shard, networks, routers }: TraceRequest): Promise<Copie
     const driver = new MemoryDriver(arena)
     const secret = arena.header.slice(HEADER_SECRET, HEADER_SECRET + 4)
     const loop = new Loop(arena, driver, arena.header[HEADER_PORTS], secret)
-    for (const network of networks) loop.pipeline.ports.configure(network)
+    for (const network of networks) loop.pipeline.configureNetwork(network)
     for (const router of routers) loop.pipeline.configureRouter(router.zone, router)
     return { loop, driver, arena }
   } finally {

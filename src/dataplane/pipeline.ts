@@ -23,17 +23,21 @@ import * as layout from './layout.js'
 import type { Arena } from './layout.js'
 import { Learn } from './learn.js'
 import { Mirror } from './mirror.js'
-import { PortTable } from './port-table.js'
+import * as portTable from './port-table.js'
+import { type CompiledNetwork, PortTable } from './port-table.js'
 import { Ring } from './ring.js'
 import { Gateway } from './router/gateway.js'
 import { Guard } from './router/guard.js'
 import { LocalFilter } from './router/local-filter.js'
+import * as neighborTable from './router/neighbors.js'
 import { Neighbors } from './router/neighbors.js'
 import { type CompiledRouter, RouterTable } from './router/router-table.js'
 import { Router } from './router/router.js'
 import { RouterState } from './router/state.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
+const { OPEN_PORT_LIMIT, PORT_LIMIT } = neighborTable
+const { PORT_GUARDED } = portTable
 const { HEADER_NOW, HEADER_PUNT, HEADER_PUNT_BYTES } = layout
 
 export class Pipeline {
@@ -77,6 +81,13 @@ export class Pipeline {
     this.walk = new Router(this.router)
     this.gateway.attach(this.walk)
     this.forward.attach(new LocalFilter(this.router))
+  }
+
+  /** Replaces a network's configuration whole. */
+  configureNetwork(network: CompiledNetwork): void {
+    this.ports.configure(network)
+    for (const { port, flags } of network.ports)
+      this.neighbors.setLimit(port, (flags & PORT_GUARDED) !== 0 ? PORT_LIMIT : OPEN_PORT_LIMIT)
   }
 
   /** Replaces the router of a zone; null: there is none. */

@@ -400,8 +400,9 @@ tell([lease(mac(1000 + n)) for n in range(8)])`,
 for kind in ["release", "decline"]:
     for mac in [own, "${good.mac}"]:
         packet = (Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / IP(src="${address}", dst="10.63.0.1")
-            / UDP(sport=68, dport=67) / BOOTP(chaddr=mac2str("${good.mac}"), ciaddr="${address}") / DHCP(options=[("message-type", kind),
-            ("server_id", "10.63.0.1"), ("requested_addr", "${address}"), "end"]))
+            / UDP(sport=68, dport=67) / BOOTP(chaddr=mac2str("${good.mac}"), ciaddr="${address}")
+            / DHCP(options=[("message-type", kind), ("server_id", "10.63.0.1"),
+                ("requested_addr", "${address}"), "end"]))
         sendp(packet, iface=device)
 time.sleep(1)
 tell(None)`,

@@ -1,6 +1,6 @@
 /**
- * Routing without NAT: modes route, open and isolated, static routes, networks routed to each other, and what is told of
- * packets that cannot go on. The host of an uplink `host` is the switch's own namespace.
+ * Routing without NAT: modes route, open and isolated, static routes, networks routed to each other, and what is told
+ * of packets that cannot go on. The host of an uplink `host` is the switch's own namespace.
  *
  *   a ── lan ── router ── TAP weft-lan ── [host]             uplink host
  *   a ── lan ── router ── up0 ═ w0 [world]                   uplink netdev, the world knows the way back

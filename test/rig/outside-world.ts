@@ -8,8 +8,8 @@
  *   far     203.0.113.10/24 and 2001:db8:200::10/64, behind a link whose MTU a test may lower
  *
  * The switch's namespace has no address in the world: what reaches it there was let through by a fault. Guests are TAPs
- * with static addresses, or with `lease`, with what busybox udhcpc is given. `judge` has tshark verify every checksum of
- * a capture; for that the wire's ends must carry finished frames: `finish` switches the offloads of a veth off.
+ * with static addresses, or with `lease`, with what busybox udhcpc is given. `judge` has tshark verify every checksum
+ * of a capture; for that the wire's ends must carry finished frames: `finish` switches the offloads of a veth off.
  */
 import assert from 'node:assert/strict'
 import { chmodSync, writeFileSync } from 'node:fs'

@@ -1,8 +1,8 @@
 /**
  * Talkers: small programs that speak TCP and UDP through real sockets inside a namespace, and tell what they saw.
  *
- * This file is both the program (`node talker.js WORDS`, started in a namespace) and what starts it. A program prints one
- * JSON object a line; the first of a server is {"ready":true}.
+ * This file is both the program (`node talker.js WORDS`, started in a namespace) and what starts it. A program prints
+ * one JSON object a line; the first of a server is {"ready":true}.
  *
  *   tcp-server PORT[-PORT]        answers each connection with a line `FROM-ADDRESS FROM-PORT AT-PORT`, then echoes
  *   udp-server PORT[-PORT]        answers each datagram with the same line and the datagram. One that reads

@@ -232,12 +232,12 @@ suite('dhcp4-client', () => {
     )
     client.start()
     assert.equal(client.state, 'checking')
-    for (let i = 0; i < 5; i++) null
+    for (let i = 0; i < 5; i++) await Promise.resolve()
     assert.deepEqual([sent.map(typeOf), leases.list().length], [[1, 3, 4], 0])
     clock.pass(9)
     assert.equal(sent.length, 3)
     clock.pass(2)
-    for (let i = 0; i < 5; i++) null
+    for (let i = 0; i < 5; i++) await Promise.resolve()
     assert.deepEqual([client.state, events], ['bound', ['bound']])
     assert.notEqual(formatIp(client.configuration!.address.ip), used[0])
   })

@@ -332,7 +332,7 @@ suite('dhcp4-server', () => {
     const waiting = server.handle(message(DISCOVER, { options }), context)
     assert.ok(waiting instanceof Promise)
     assert.equal(server.handle(message(DISCOVER, { options }), context), null) // a repetition
-    for (let i = 0; i < 20; i++) null
+    for (let i = 0; i < 20; i++) await Promise.resolve()
     later()
     const offer = await waiting
     assert.notEqual(yours(offer), '10.0.0.77')
@@ -348,7 +348,7 @@ suite('dhcp4-server', () => {
     const other = { mac: '52:54:00:00:00:08', ciaddr: '10.0.0.88' }
     const answer = server.handle(message(REQUEST, other), { port: 'p2', nowSeconds: NOW })
     assert.ok(answer instanceof Promise)
-    for (let i = 0; i < 20; i++) null
+    for (let i = 0; i < 20; i++) await Promise.resolve()
     later()
     assert.equal(typeOf(await answer), NAK)
   })

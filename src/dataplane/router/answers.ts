@@ -109,6 +109,17 @@ export class Answers {
     return h.icmp >= 0 && isIcmpError(h.family, h.icmp >> 8)
   }
 
+  /** Whether a DHCP server answers the uplink's client, by the address that it offers (RFC 2131 section 4.1). */
+  isForClient(): boolean {
+    const { headers: h, table, segment } = this.state
+    return (
+      h.destinationPort === 68 &&
+      h.protocol === PROTOCOL_UDP &&
+      h.family === 4 &&
+      (table.services[segment] & SERVICE_DHCP_CLIENT) !== 0
+    )
+  }
+
   /** An ICMP error: it goes the way of the connection that it quotes. */
   related(): void {
     const { state, quoted, inverse } = this

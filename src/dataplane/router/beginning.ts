@@ -46,6 +46,8 @@ const { FILTER_NONE } = routerTable
 const { UNREACHABLE_NETWORK } = icmpErrors
 
 const NO_MAPPING = -1
+/** Connections that give way for one. */
+const GIVE_WAY_MOST = 4
 const NO_PORT = -2
 
 export class Beginning {
@@ -69,6 +71,7 @@ export class Beginning {
   begin(): void {
     const { state, inside } = this
     const { headers: h, zone, segment, packet, pool } = state
+    if (this.answers.isForClient()) return state.gateway.serve(packet, segment)
     copyFlow(inside, h)
     const own = zone.ownSegment(h.family, h.destination0, h.destination1, h.destination2, h.destination3)
     const isOwn = own >= 0
@@ -206,7 +209,10 @@ export class Beginning {
     reply.destinationPort = h.sourcePort
     if (!isAsked || !(h.family === 4 ? zone.translates4 : zone.translates6)) return NO_MAPPING
     const owner = state.pool.records[(state.packet << RECORD_SHIFT) + INGRESS]
-    const mapping = state.mappings.bind(zone.zone, h, owner, state.now)
+    let mapping = state.mappings.bind(zone.zone, h, owner, state.now)
+    // a closing connection of the same guest gives its port up rather than that this one has none
+    for (let i = 0; i < GIVE_WAY_MOST && mapping < 0 && state.connections.giveWay(owner); i++)
+      mapping = state.mappings.bind(zone.zone, h, owner, state.now)
     if (mapping < 0) return NO_PORT
     reply.destination0 = state.mappings.outsideWord(mapping, 0)
     reply.destination1 = state.mappings.outsideWord(mapping, 1)

@@ -44,6 +44,7 @@ const {
 } = layout
 const {
   CLASS_SHIFT,
+  CONN_COUNTERS,
   CONN_CREATED,
   CONN_END,
   CONN_GENERATION,
@@ -226,6 +227,20 @@ export class Connections {
     this.lists.refresh(entry)
   }
 
+  /**
+   * A packet was seen that changes nothing of its connection but age and counters.
+   * @param bytes of the IP packet
+   */
+  seeAgain(match: number, bytes: number, now: number): void {
+    const { counters, words } = this
+    const entry = match >> 1
+    const at = entry << CONNECTION_SHIFT
+    if (words[at + CONN_SEEN] !== now) this.see(entry, words[at + CONN_STATUS], now)
+    const counter = ((at + CONN_COUNTERS) >> 1) + ((match & 1) << 1)
+    counters[counter]++
+    counters[counter + 1] += bytes
+  }
+
   /** Forgets a connection. */
   remove(entry: number): void {
     const { words } = this
@@ -298,6 +313,11 @@ export class Connections {
     for (let i = 0; i < 2 && lists.zoneHeld[zone] >= this.zoneLimit[zone]; i++)
       if (!this.evict(lists.leastIn(zone)) && i === 0) return false
     return this.freeCount > 0 || this.end < this.capacity || this.evict(lists.least())
+  }
+
+  /** Ends the connection of an owner that is worth least, if one may be ended. Returns whether there was one. */
+  giveWay(owner: number): boolean {
+    return this.evict(this.lists.leastOf(owner))
   }
 
   private evict(entry: number): boolean {

@@ -8,6 +8,7 @@ import type { Connections } from './connections.js'
 import * as tracking from './conntrack.js'
 import * as headerTypes from './headers.js'
 import { Headers } from './headers.js'
+import * as neighborTable from './neighbors.js'
 import type { Neighbors } from './neighbors.js'
 import type { RouterState } from './state.js'
 
@@ -37,12 +38,19 @@ const {
   CONN_SOURCE,
   CONN_STATUS,
   PASSED_SHIFT,
+  STATUS_ASSURED,
   STATUS_DNAT,
+  STATUS_REPLIED,
   STATUS_SNAT,
 } = entryLayout
+const { NEIGHBOR_MAC_HIGH, NEIGHBOR_MAC_LOW } = neighborTable
 const { PROTOCOL_TCP, PROTOCOL_UDP } = headerTypes
 const { TRACK_OK } = tracking
 
+/** UDP: both ends have shown that they mean it. */
+const PROVEN = STATUS_REPLIED | STATUS_ASSURED
+/** Either address is translated. */
+const TRANSLATED = STATUS_SNAT | STATUS_DNAT
 const TYPE_IP = 0x0800
 const ETHERNET_BYTES = 14
 const IPV4_BYTES = 20
@@ -106,14 +114,14 @@ export class Established {
     let match = NONE
     for (let i = 0; i < count; i++) {
       const packet = packets[i]
-      const segment = network[records[(packet << RECORD_SHIFT) + INGRESS]]
       if (runs[i] !== run) {
         run = runs[i]
         match = run === LONG ? NONE : this.find(packet, run)
       }
+      const segment = network[records[(packet << RECORD_SHIFT) + INGRESS]]
       if (match >= 0 && this.pass(packet, segment, match)) continue
       longWay.route(packet, segment)
-      run = LONG // it may have changed the connections
+      run = LONG // what is known of it may have changed
       match = NONE
     }
   }
@@ -126,7 +134,8 @@ export class Established {
     let lastSource = 0
     let lastDestination = 0
     let lastPorts = 0
-    let lastHead = NONE
+    let lastProtocol = 0
+    let lastSegment = NONE
     for (let i = 0; i < count; i++) {
       const record = packets[i] << RECORD_SHIFT
       const ip = records[record + OFFSET] + ETHERNET_BYTES
@@ -142,16 +151,23 @@ export class Established {
       const source = view.getInt32(ip + 12)
       const destination = view.getInt32(ip + 16)
       const sum = halves(word0) + halves(word1) + halves(word2) + halves(source) + halves(destination)
-      if (fold(sum) !== 0xffff) continue
       const total = word0 & 0xffff
-      if (total > room || total < IPV4_BYTES + UDP_BYTES) continue
+      if (fold(sum) !== 0xffff || total > room || total < IPV4_BYTES + UDP_BYTES) continue
       const ports = view.getInt32(ip + IPV4_BYTES)
-      const head = table.zone[network[records[record + INGRESS]]] | (protocol << 24)
-      if (source !== lastSource || destination !== lastDestination || ports !== lastPorts || head !== lastHead) {
+      const segment = network[records[record + INGRESS]]
+      if (
+        source !== lastSource ||
+        destination !== lastDestination ||
+        ports !== lastPorts ||
+        protocol !== lastProtocol ||
+        segment !== lastSegment
+      ) {
         lastSource = source
         lastDestination = destination
         lastPorts = ports
-        lastHead = head
+        lastProtocol = protocol
+        lastSegment = segment
+        const head = table.zone[segment] | (protocol << 24)
         heads[runCount] = head
         hashes[runCount++] = connections.hash4(head, source, destination, ports)
       }
@@ -170,36 +186,52 @@ export class Established {
   }
 
   private pass(packet: number, segment: number, match: number): boolean {
-    const { header, neighbors, pool, state, words } = this
+    const { connections, header, neighbors, pool, state, words } = this
     const { records, view } = pool
     const at = (match >> 1) << CONNECTION_SHIFT
     if (words[at + CONN_GENERATION] !== ((neighbors.generation + state.configured) | 0)) return false
     const way = words[at + CONN_NEIGHBOR + (match & 1)]
     const neighbor = keptNeighbor(way)
     if (way >>> PASSED_SHIFT !== segment + 1 || neighbor < 0 || !neighbors.isUsable(neighbor)) return false
+    neighbors.use(neighbor, state.now)
     const record = packet << RECORD_SHIFT
     const ip = records[record + OFFSET] + ETHERNET_BYTES
     const total = view.getUint16(ip + 2)
+    const out = neighbors.segment(neighbor)
     const cut = records[record + SEGMENT_BYTES]
     const size = cut === 0 ? total : records[record + HEADER_LENGTH] - ETHERNET_BYTES + cut
-    const protocol = view.getUint8(ip + 9)
-    if (size > state.table.mtu[neighbors.segment(neighbor)] || !this.isPlain(record, ip, total, protocol)) return false
+    const isTcp = view.getUint8(ip + 9) === PROTOCOL_TCP
+    if (size > state.table.mtu[out] || !this.isPlain(record, ip, total, isTcp)) return false
+    const status = words[at + CONN_STATUS]
+    if (!isTcp && (status & PROVEN) !== PROVEN) return false
     header[HEADER_ROUTED_PACKETS] = (header[HEADER_ROUTED_PACKETS] + 1) | 0
-    neighbors.use(neighbor, state.now)
-    if (!this.track(match, ip, total, protocol, segment)) {
+    if (!isTcp) {
+      connections.seeAgain(match, total, state.now)
+    } else if (!this.track(match, ip, total, segment)) {
       pool.drop(packet, DROP_INVALID)
       return true
     }
-    this.translate(match, ip, protocol, (records[record + OFFLOAD] & OFFLOAD_CHECKSUM) !== 0)
+    const isUnfinished = (records[record + OFFLOAD] & OFFLOAD_CHECKSUM) !== 0
+    let addresses = 0
+    if ((status & TRANSLATED) !== 0) addresses = this.translate(match, ip, isTcp, isUnfinished)
+    const word = view.getInt32(ip + 8)
+    const sum = corrected(word & 0xffff, addresses + HOP)
+    view.setInt32(ip + 8, ((word & 0xffff0000) - HOP_WORD) | sum)
     records[record + LENGTH] = ETHERNET_BYTES + total // without padding
-    state.gateway.sendTo(packet, neighbor)
+    const { entries } = neighbors
+    state.gateway.send(
+      packet,
+      out,
+      TYPE_IP,
+      entries[neighbor + NEIGHBOR_MAC_LOW],
+      entries[neighbor + NEIGHBOR_MAC_HIGH],
+    )
     return true
   }
 
-  private isPlain(record: number, ip: number, total: number, protocol: number): boolean {
+  private isPlain(record: number, ip: number, total: number, isTcp: boolean): boolean {
     const { view, records } = this.pool
     const l4 = ip + IPV4_BYTES
-    const isTcp = protocol === PROTOCOL_TCP
     if ((records[record + OFFLOAD] & OFFLOAD_CHECKSUM) !== 0) {
       if (records[record + CHECKSUM_START] !== ETHERNET_BYTES + IPV4_BYTES) return false
       if (records[record + CHECKSUM_OFFSET] !== (isTcp ? TCP_CHECKSUM : UDP_CHECKSUM)) return false
@@ -214,9 +246,9 @@ export class Established {
     return length >= UDP_BYTES && length <= total - IPV4_BYTES
   }
 
-  private track(match: number, ip: number, total: number, protocol: number, segment: number): boolean {
+  private track(match: number, ip: number, total: number, segment: number): boolean {
     const { headers: h, state } = this
-    h.protocol = protocol
+    h.protocol = PROTOCOL_TCP
     h.l3 = ip
     h.l4 = ip + IPV4_BYTES
     h.end = ip + total
@@ -224,31 +256,25 @@ export class Established {
     return state.table.zones[state.table.zone[segment]].isOpen
   }
 
-  private translate(match: number, ip: number, protocol: number, isUnfinished: boolean): void {
+  private translate(match: number, ip: number, isTcp: boolean, isUnfinished: boolean): number {
     const { words } = this
     const { view } = this.pool
-    const at = (match >> 1) << CONNECTION_SHIFT
-    let addresses = 0
-    if ((words[at + CONN_STATUS] & (STATUS_SNAT | STATUS_DNAT)) !== 0) {
-      const l4 = ip + IPV4_BYTES
-      // behind the router it is the reverse of what comes from there
-      const key = at + ((match & 1) === 0 ? CONN_REPLY_SOURCE : CONN_SOURCE)
-      const source = words[key + 1]
-      const destination = words[key]
-      const ports = (words[key + 2] << 16) | (words[key + 2] >>> 16)
-      addresses = changed32(view.getInt32(ip + 12), source) + changed32(view.getInt32(ip + 16), destination)
-      const all = addresses + changed32(view.getInt32(l4), ports)
-      view.setInt32(ip + 12, source)
-      view.setInt32(ip + 16, destination)
-      view.setInt32(l4, ports)
-      const place = l4 + (protocol === PROTOCOL_TCP ? TCP_CHECKSUM : UDP_CHECKSUM)
-      const field = view.getUint16(place)
-      if (isUnfinished) view.setUint16(place, advanced(field, addresses))
-      else if (protocol === PROTOCOL_TCP) view.setUint16(place, corrected(field, all))
-      else if (field !== 0) view.setUint16(place, corrected(field, all) || 0xffff)
-    }
-    const word = view.getInt32(ip + 8)
-    const sum = corrected(word & 0xffff, addresses + HOP)
-    view.setInt32(ip + 8, ((word & 0xffff0000) - HOP_WORD) | sum)
+    const l4 = ip + IPV4_BYTES
+    // behind the router it is the reverse of what comes from there
+    const key = ((match >> 1) << CONNECTION_SHIFT) + ((match & 1) === 0 ? CONN_REPLY_SOURCE : CONN_SOURCE)
+    const source = words[key + 1]
+    const destination = words[key]
+    const ports = (words[key + 2] << 16) | (words[key + 2] >>> 16)
+    const addresses = changed32(view.getInt32(ip + 12), source) + changed32(view.getInt32(ip + 16), destination)
+    const all = addresses + changed32(view.getInt32(l4), ports)
+    view.setInt32(ip + 12, source)
+    view.setInt32(ip + 16, destination)
+    view.setInt32(l4, ports)
+    const place = l4 + (isTcp ? TCP_CHECKSUM : UDP_CHECKSUM)
+    const field = view.getUint16(place)
+    if (isUnfinished) view.setUint16(place, advanced(field, addresses))
+    else if (isTcp) view.setUint16(place, corrected(field, all))
+    else if (field !== 0) view.setUint16(place, corrected(field, all) || 0xffff)
+    return addresses
   }
 }

@@ -26,7 +26,7 @@ import type { RouterState } from './state.js'
 const { DROP_BAD_IP, DROP_CONNECTION_LIMIT, DROP_INVALID, DROP_POLICY } = drops
 const { CONNECTION_SHIFT, ETHERTYPE, MAC_HIGH, RECORD_SHIFT, SOURCE_LOW } = layout
 const { PORT_GATEWAY } = portTable
-const { CONN_STATUS, STATUS_DNAT, STATUS_SNAT } = connectionTable
+const { CONN_EGRESS, CONN_OWNER } = connectionTable
 const { TRACK_INVALID, TRACK_OK } = tracking
 const {
   ACCEPT,
@@ -79,7 +79,8 @@ export class LocalFilter {
     const isError = h.icmp >= 0 && isIcmpError(h.family, h.icmp >> 8)
     if (isError && this.isRelated(network)) return this.judge(judge, STATE_RELATED, packet, ingress, egress)
     const match = isError ? -1 : state.connections.find(network, h)
-    if (match >= 0 && this.isBetweenGuests(network, match)) {
+    const isKnown = match >= 0 && this.isBetween(match, ingress, egress)
+    if (isKnown) {
       const verdict = state.conntrack.track(match, h, state.now)
       if (verdict === TRACK_INVALID) return this.refuse(DROP_INVALID)
       if (verdict === TRACK_OK)
@@ -88,23 +89,25 @@ export class LocalFilter {
     const isStateless = isFlooded || h.fragment === FRAGMENT_LATER
     const isNew = isStateless || state.conntrack.mayBegin(h)
     if (!this.judge(judge, isNew ? STATE_NEW : STATE_INVALID, packet, ingress, egress)) return false
-    if (isStateless || !isNew) return true
+    // what goes another way than its connection, or by a key that the router has, is judged each time
+    if (isStateless || !isNew || match >= 0) return true
     reverse(this.reply, h)
     const entry = state.connections.create(network, network, h, this.reply, ingress, state.now)
     if (entry < 0) return this.refuse(DROP_CONNECTION_LIMIT)
+    state.connections.words[(entry << CONNECTION_SHIFT) + CONN_EGRESS] = egress + 1
     state.conntrack.begin(entry, h, state.now)
     return true
   }
 
-  /** Whether a match is no connection of the router's, which means nothing between two guests. */
-  private isBetweenGuests(network: number, match: number): boolean {
-    const { state, headers: h } = this
-    const status = state.connections.words[((match >> 1) << CONNECTION_SHIFT) + CONN_STATUS]
-    if ((status & (STATUS_SNAT | STATUS_DNAT)) !== 0) return false
-    const zone = state.table.zones[network]
-    const { family, destination0, destination1, destination2, destination3 } = h
-    if (!zone.isOnLink(network, family, destination0, destination1, destination2, destination3)) return false
-    return zone.isOnLink(network, family, h.source0, h.source1, h.source2, h.source3)
+  /** Whether a match is a connection between these two ports; the router's own mean nothing between guests. */
+  private isBetween(match: number, ingress: number, egress: number): boolean {
+    const { words } = this.state.connections
+    const at = (match >> 1) << CONNECTION_SHIFT
+    const isReply = (match & 1) !== 0
+    return (
+      words[at + CONN_EGRESS] === (isReply ? ingress : egress) + 1 &&
+      words[at + CONN_OWNER] === (isReply ? egress : ingress)
+    )
   }
 
   private judge(judge: Firewall, flowState: number, packet: number, ingress: number, egress: number): boolean {

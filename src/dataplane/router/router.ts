@@ -41,16 +41,8 @@ import type { Zone } from './zone.js'
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
 const { DROP_HOP_LIMIT, DROP_INVALID, DROP_MARTIAN, DROP_NOT_ROUTED, DROP_NO_NEIGHBOR, DROP_NO_ROUTE, DROP_TOO_BIG } =
   drops
-const {
-  CONNECTION_SHIFT,
-  HEADER_LENGTH,
-  HEADER_ROUTED_PACKETS,
-  INGRESS,
-  LENGTH,
-  OFFSET,
-  RECORD_SHIFT,
-  SEGMENT_BYTES,
-} = layout
+const { CONNECTION_SHIFT, HEADER_LENGTH, HEADER_ROUTED_PACKETS, INGRESS, LENGTH, OFFSET, RECORD_SHIFT, SEGMENT_BYTES } =
+  layout
 const { FRAGMENT_NONE, PROTOCOL_ICMP6, PROTOCOL_TCP, PROTOCOL_UDP } = headerTypes
 const { isGroup4, isMartianDestination4, isMartianDestination6, isMartianSource4, isMartianSource6 } = headerTypes
 const {
@@ -306,7 +298,6 @@ export class Router implements RoutesPackets, GivesUp {
    */
   nextHop(entry: number, direction: number): number {
     const { words, state } = this
-    const { neighbors } = state
     const at = entry << CONNECTION_SHIFT
     this.renew(at)
     const kept = keptNeighbor(words[at + CONN_NEIGHBOR + direction])

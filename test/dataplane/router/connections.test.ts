@@ -20,7 +20,7 @@ import {
   CONN_MAPPING,
   CONN_NEIGHBOR,
   CONN_OWNER,
-  CONN_RULE,
+  CONN_EGRESS,
   CONN_SEEN,
   CONN_STATUS,
   CONN_WORDS,
@@ -324,7 +324,7 @@ test('killed at any write of any operation: the next process has all that was wh
     const zone = i % 3
     const of = flowOf(i * 2)
     const entry = table.create(zone, zone, of, reverse(of), zone === 2 ? 1 : 2 + random(5), i >> 1)
-    if (entry >= 0) table.words[entry * CONN_WORDS + CONN_RULE] = 1000 + i
+    if (entry >= 0) table.words[entry * CONN_WORDS + CONN_EGRESS] = 1000 + i
     if (i % 7 === 3) table.remove(random(10))
   }
   arena.header[HEADER_NOW] = 50
@@ -361,7 +361,7 @@ test('killed at any write of any operation: the next process has all that was wh
       // its number says whose an entry is: 0 of the one that was being made
       const isKept = (entry: number): boolean =>
         whole.includes(entry) &&
-        arena.connections[entry * CONN_WORDS + CONN_RULE] === words[entry * CONN_WORDS + CONN_RULE]
+        arena.connections[entry * CONN_WORDS + CONN_EGRESS] === words[entry * CONN_WORDS + CONN_EGRESS]
       const lost = wholeBefore.filter((entry) => !isKept(entry)).length
       const most = /sweep|flush/.test(name) ? wholeBefore.length : /remove|evict/.test(name) ? 1 : 0
       assert.ok(lost <= most, text)
