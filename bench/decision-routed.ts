@@ -373,7 +373,8 @@ function connect(
       stand.loop.turn(0)
       if (driver.sent - before !== count)
         throw new Error(`${kase.name}: connection ${first} is refused at step ${step}`)
-      for (let i = 0; step === 0 && i < count; i++) {
+      if (step !== 0) continue
+      for (let i = 0; i < count; i++) {
         const frame = arena.records[(driver.packet(i) << RECORD_SHIFT) + OFFSET]
         outside[first + i] = view.getUint16(frame + 34)
       }

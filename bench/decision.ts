@@ -10,8 +10,8 @@
  *   node --cpu-prof --cpu-prof-dir=/tmp dist/bench/decision.js many    where the time goes
  *
  * The loop of a shard (`Loop.turn`) runs over a driver that costs next to nothing (treadmill.ts). That cost is measured
- * by itself, with the same frames, and subtracted: "decision" is the turn, less "driver". No frame is dropped (checked),
- * so the pool stays as it is.
+ * by itself, with the same frames, and subtracted: "decision" is the turn, less "driver". No frame is dropped
+ * (checked), so the pool stays as it is.
  *
  * Cases: `few` is 2 ports with one address each, in runs of 32 frames; `alternating` the same, each frame from the
  * other port, as no device gives them. `many` is 1,000 ports and 100,000 addresses, each frame between two of them at

@@ -137,7 +137,8 @@ export interface Load {
 export async function frames(path: Path, seconds: number, load: Load): Promise<Frames> {
   const { topology, pids, from, to } = path
   const generator = await program('frame-generator')
-  // The switch learns where the other is from the ping; a short pause lets the pings' leftovers arrive before the count.
+  // The switch learns where the other is from the ping; a short pause lets the pings' leftovers arrive before the
+  // count.
   await sleep(50)
   const [before, cpuBefore] = [await received(topology, to), cpuSeconds(pids)]
   const udp = load.udp ? { udp: `${path.source},${path.target}` } : {}

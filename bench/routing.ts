@@ -2,9 +2,9 @@
  * The parts of the bench that go through a router: `--nat` (TCP and small frames) and `--connections` (new TCP
  * connections a second).
  *
- * The way is from a host inside to one outside (contenders/router.ts): Weft's NAT and firewall, the kernel's, and Weft's
- * plain switching, which shows what routing costs. Small frames are IPv4 datagrams of 64 flows, since frames of no
- * known protocol are not routed; the outside host drops them where they come in, so that its IP layer costs nothing.
+ * The way is from a host inside to one outside (contenders/router.ts): Weft's NAT and firewall, the kernel's, and
+ * Weft's plain switching, which shows what routing costs. Small frames are IPv4 datagrams of 64 flows, since frames of
+ * no known protocol are not routed; the outside host drops them where they come in, so that its IP layer costs nothing.
  *
  * New connections come from SOURCES ports of one guest: a guest has at most 8,192 NAT mappings, and one that has just
  * been reset keeps its mapping for ten seconds. They go to PORTS ports, so that a tuple comes back after 65,536.

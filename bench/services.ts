@@ -1,6 +1,6 @@
 /**
- * The part of the bench that asks the gateway's services (`--services`): DHCP exchanges a second and DNS queries a second,
- * Weft's beside dnsmasq's.
+ * The part of the bench that asks the gateway's services (`--services`): DHCP exchanges a second and DNS queries a
+ * second, Weft's beside dnsmasq's.
  *
  *   dhcp   DISCOVER, OFFER, REQUEST, ACK of guests that come back (bench/dhcp-load.c). Weft takes ten messages a second
  *          from a port, so its guests have a port each and are asked for PORT_RATE exchanges a second: PORTS times
@@ -9,8 +9,8 @@
  *   dns    dnsperf from one guest, queries for NAMES local names, A records.
  *
  * Both servers keep their leases in a file, as they do by default, in a temporary folder. dnsmasq is told not to ping
- * addresses before it offers them; Weft asks by ARP before it offers one for the first time. dnsmasq then offers the same
- * address to guests who ask at the same time, so its guests get their first ones one after another.
+ * addresses before it offers them; Weft asks by ARP before it offers one for the first time. dnsmasq then offers the
+ * same address to guests who ask at the same time, so its guests get their first ones one after another.
  */
 import { writeFileSync } from 'node:fs'
 import { startWeft, weftMissing } from './contenders/weft.js'

@@ -14,16 +14,20 @@
  * kill -9 nothing runs here any more: the next bench calls `removeLeftovers`, which finds namespaces whose PID is
  * dead, kills the processes inside and removes them. Only processes in namespaces of that name are ever killed.
  *
+ * A namespace's own resolv.conf is in /etc/netns, under the namespace's name; it goes with the rest.
+ *
  * It needs root (CAP_SYS_ADMIN and CAP_NET_ADMIN) and iproute2.
  */
 import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, rmdirSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 
 const execute = promisify(execFile)
+/** Where iproute2 looks for files that a namespace has of its own. */
+const RESOLVERS = '/etc/netns'
 const OUTPUT_KEPT = 8192 // characters of a child's output kept for an error message
 
 /** A process that stays: a switch, a server. */
@@ -47,8 +51,12 @@ export interface Surroundings {
 }
 
 export interface Topology {
-  /** Makes a namespace with loopback up and IPv6 off (no chatter in the counts); returns its full name. */
-  namespace(label: string): Promise<string>
+  /**
+   * Makes a namespace with loopback up and, unless wanted, IPv6 off (no chatter in the counts); returns its full name.
+   */
+  namespace(label: string, wanted?: { ipv6: boolean }): Promise<string>
+  /** Gives a namespace a resolv.conf of its own, empty, which `run` and `start` show to commands; returns its path. */
+  resolver(netns: string): string
   /** Runs a command to its end, in a namespace or (null) outside; returns its stdout, throws with its stderr. */
   run(netns: string | null, command: string[], surroundings?: Surroundings): Promise<string>
   /** Starts a command that stays until `close`; its stdin is a pipe left open. */
@@ -67,6 +75,7 @@ interface Holding {
 const held = new Set<Holding>()
 let made = 0
 let guarded = false
+let madeResolvers = false // the folder was not there
 
 /** Starts an empty topology; from now on the process cleans up however it ends. */
 export function openTopology(): Topology {
@@ -75,14 +84,23 @@ export function openTopology(): Topology {
   const prefix = `weftb-${process.pid}-${++made}`
   held.add(holding)
   return {
-    namespace: async (label) => {
+    namespace: async (label, wanted = { ipv6: false }) => {
       const name = `${prefix}-${label}`
       holding.namespaces.push(name)
       await execute('ip', ['netns', 'add', name])
       await execute('ip', ['-n', name, 'link', 'set', 'lo', 'up'])
+      if (wanted.ipv6) return name
       const off = ['net.ipv6.conf.all.disable_ipv6=1', 'net.ipv6.conf.default.disable_ipv6=1']
       await execute('ip', ['netns', 'exec', name, 'sysctl', '-qw', ...off]).catch(() => undefined)
       return name
+    },
+    resolver: (netns) => {
+      const path = join(RESOLVERS, netns)
+      if (!existsSync(RESOLVERS)) madeResolvers = true
+      holding.folders.push(path)
+      mkdirSync(path, { recursive: true })
+      writeFileSync(join(path, 'resolv.conf'), '')
+      return join(path, 'resolv.conf')
     },
     run: async (netns, command, surroundings = {}) => {
       const [file, ...args] = within(netns, command)
@@ -118,8 +136,10 @@ export function removeLeftovers(): string[] {
   const names = list.split('\n').map((line) => line.split(' ')[0] ?? '')
   const dead = names.filter(orphaned)
   for (const name of dead) removeNamespace(name)
-  for (const name of readdirSync(tmpdir()).filter(orphaned)) {
-    rmSync(join(tmpdir(), name), { recursive: true, force: true })
+  removeOrphans(tmpdir())
+  if (dead.length > 0 && existsSync(RESOLVERS)) {
+    removeOrphans(RESOLVERS)
+    removeResolvers()
   }
   return dead
 }
@@ -189,9 +209,23 @@ function end(holding: Holding): void {
   for (const child of holding.children) if (running(child)) child.kill('SIGKILL')
   for (const name of holding.namespaces) removeNamespace(name)
   for (const path of holding.folders) rmSync(path, { recursive: true, force: true })
+  if (madeResolvers) removeResolvers()
   holding.folders.length = 0
   holding.children.length = 0
   holding.namespaces.length = 0
+}
+
+function removeOrphans(folder: string): void {
+  for (const name of readdirSync(folder).filter(orphaned)) rmSync(join(folder, name), { recursive: true, force: true })
+}
+
+/** The folder itself goes with the last that was in it. */
+function removeResolvers(): void {
+  try {
+    rmdirSync(RESOLVERS)
+  } catch {
+    // It was never there, or others use it.
+  }
 }
 
 function removeNamespace(name: string): void {

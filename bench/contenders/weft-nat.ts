@@ -1,7 +1,7 @@
 /**
  * Weft as a router: a network of mode nat, the inside host on a `tap` port, the uplink `host`: a TAP into the stack of
- * the namespace that the daemon runs in, which is the outside host's. So both hosts are on TAPs, as with plain switching.
- * Beside the default policies there are three rules; connections may be as many as the arena has.
+ * the namespace that the daemon runs in, which is the outside host's. So both hosts are on TAPs, as with plain
+ * switching. Beside the default policies there are three rules; connections may be as many as the arena has.
  */
 import { writeFileSync } from 'node:fs'
 import {

@@ -1,8 +1,8 @@
 /**
  * Compiles a network's router into what the shard works by: numbers and arrays, no names. Pure.
  *
- * Routes come from the subnets, the definition and the uplink, in this order, and the longest prefix first. A forward to a
- * name has the families in which the name has an address now; without one it is left out. Forwards with an outside
+ * Routes come from the subnets, the definition and the uplink, in this order, and the longest prefix first. A forward
+ * to a name has the families in which the name has an address now; without one it is left out. Forwards with an outside
  * address stand before those for any.
  */
 import { TIMEOUTS } from '../dataplane/router/conntrack.js'

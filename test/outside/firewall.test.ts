@@ -306,9 +306,9 @@ describe('guard', wants, () => {
 
   /** Frames that scapy sends out of a guest, each of which must be dropped for this reason. */
   async function dropped(host: Host, reason: string, frames: string[]): Promise<void> {
-    const before = (await lan.port(host.name)).drops[reason] ?? 0
+    const counted = (await lan.port(host.name)).drops[reason] ?? 0
     await scapy(host.space, frames.map((frame) => `sendp(${frame}, iface="${host.device}")`).join('\n'))
-    await lan.drops(host.name, reason, before + frames.length)
+    await lan.drops(host.name, reason, counted + frames.length)
   }
 
   const gatewayMac = async (host: Host): Promise<string> =>

@@ -30,7 +30,7 @@ describe('NAT: errors on the way', needs(...names, 'traceroute'), () => {
   async function hops(method: string[], to: string): Promise<string[]> {
     const args = ['-n', '-q', '2', '-w', '3', '-N', '1', '-m', '6', ...method, to]
     const text = await a.space.run('traceroute', args, { timeoutSeconds: 120 })
-    return [...text.matchAll(/^\s*\d+\s+(?:\* )*([\da-f.:]+)/gm)].map(([, hop]) => hop as string)
+    return [...text.matchAll(/^\s*\d+\s+(?:\* )*([\da-f.:]+)/gm)].map(([, hop]) => hop)
   }
 
   for (const [name, method] of [
@@ -116,7 +116,7 @@ describe('NAT: links of different MTU', needs(...names), () => {
     await outside.probe.stream(a.space, outside.world, world.ip6, 5)
     for (const each of [inside, wire]) await each.stop()
     const sizes = async (path: string, filter: string): Promise<string[]> => [
-      ...new Set((await tshark(path, ['tcp.options.mss_val'], filter)).map(([size]) => size as string)),
+      ...new Set((await tshark(path, ['tcp.options.mss_val'], filter)).map(([size]) => size)),
     ]
     const [first, second] = ['tcp.flags.syn==1 && tcp.flags.ack==0', 'tcp.flags.syn==1 && tcp.flags.ack==1']
     assert.deepEqual(await sizes(wire.path, `ip && ${first}`), ['1460'])

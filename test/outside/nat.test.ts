@@ -342,17 +342,17 @@ describe('NAT: what comes from outside', needs(...names, 'nmap'), () => {
   })
 
   it('unsolicited packets are dropped with a named reason', async () => {
-    const { drops: before = {} } = await outside.uplink('lan')
+    const { drops: earlier = {} } = await outside.uplink('lan')
     await tcpConnect(outside.world, router.outside, 81)
-    await outside.uplinkDrops('lan', 'policy', before)
+    await outside.uplinkDrops('lan', 'policy', earlier)
     const ack = `send(IP(dst="${router.outside}")/TCP(sport=5000, dport=40000, flags="A", seq=1, ack=1))`
     const forged = `send(IP(dst="${a.ip}")/TCP(sport=5000, dport=80, flags="A", seq=1, ack=1))`
     const quote = `IP(src="${router.outside}", dst="${world.ip}")/UDP()`
     const error = `send(IP(dst="${router.outside}")/ICMP(type=3, code=3)/${quote})`
     const inside = `send(IP(src="10.91.0.99", dst="${a.ip}")/UDP())`
     await scapy(outside.world, [ack, forged, error, inside].join('\n'))
-    await outside.uplinkDrops('lan', 'invalid', before)
-    await outside.uplinkDrops('lan', 'martian', before)
+    await outside.uplinkDrops('lan', 'invalid', earlier)
+    await outside.uplinkDrops('lan', 'martian', earlier)
   })
 
   it('errors about nothing known, or with a forged quote, reach no guest', async () => {

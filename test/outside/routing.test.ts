@@ -288,9 +288,7 @@ describe('an isolated network', wants, () => {
     assert.equal(await a.space.ip('route show default'), '', 'DHCP names no router where none leads out')
     await a.space.ip('route add default via 10.98.0.1')
     const hosts = await outside.space.ip('-4 -o address')
-    const addresses = [...hosts.matchAll(/inet ([\d.]+)/g)]
-      .map(([, ip]) => ip as string)
-      .filter((ip) => ip !== '127.0.0.1')
+    const addresses = [...hosts.matchAll(/inet ([\d.]+)/g)].map(([, ip]) => ip).filter((ip) => ip !== '127.0.0.1')
     assert.ok(addresses.length >= 2, hosts)
     for (const ip of [...addresses, world.ip, router.outside, '10.92.0.1', '10.92.0.10', '8.8.8.8']) {
       const { stdout } = await a.space.attempt('ping', ['-n', '-c', '1', '-W', '3', ip])
@@ -305,9 +303,9 @@ describe('an isolated network', wants, () => {
     const c = await lan.tap('c', { ipv6: true })
     await pause(3000) // duplicate address detection
     const { stdout } = await c.space.attempt('ping', ['-n', '-c', '3', '-W', '2', `ff02::1%${c.device}`])
-    const answers = new Set([...stdout.matchAll(/from (fe80::[\da-f:]+)/g)].map(([, ip]) => ip as string))
+    const answers = new Set([...stdout.matchAll(/from (fe80::[\da-f:]+)/g)].map(([, ip]) => ip))
     const hosts = await outside.space.ip('-6 -o address')
-    const known = [...hosts.matchAll(/inet6 (fe80::[\da-f:]+)/g)].map(([, ip]) => ip as string)
+    const known = [...hosts.matchAll(/inet6 (fe80::[\da-f:]+)/g)].map(([, ip]) => ip)
     assert.deepEqual(
       [...answers].filter((ip) => known.includes(ip)),
       [],
@@ -336,7 +334,7 @@ describe('a shard that dies under load', needs('root', 'tun', 'weft', 'ip', 'cc'
       const a = await outside.guest(lan, 'a', '10.94.0.10')
       await a.reaches(world.ip)
       const server = await Server.start(outside.world, 'tcp', 80)
-      const before = await outside.connections('lan')
+      const earlier = await outside.connections('lan')
       const streams = [
         outside.probe.stream(a.space, outside.world, world.ip, 400),
         outside.probe.stream(a.space, outside.world, world.ip, 400),
@@ -349,7 +347,7 @@ describe('a shard that dies under load', needs('root', 'tun', 'weft', 'ip', 'cc'
           return list.filter((one) => one.protocol === 'tcp' && one.bytes > 1_000_000).length >= 2
         })
         const { shards } = await outside.weft.json<{ shards: { pid: number; restarts: number }[] }>('status')
-        process.kill(shards[0]?.pid as number, 'SIGKILL')
+        process.kill(shards[0].pid, 'SIGKILL')
         await until('another shard runs', async () => {
           const now = await outside.weft.json<{ shards: { pid: number; restarts: number }[] }>('status')
           return now.shards[0]?.restarts === n + 1 && now.shards[0].pid !== shards[0]?.pid
@@ -357,7 +355,7 @@ describe('a shard that dies under load', needs('root', 'tun', 'weft', 'ip', 'cc'
       }
       await failed
       assert.equal((await tcpSeen(a.space, world.ip, 80)).address, router.outside)
-      assert.ok((await outside.connections('lan')).length >= before.length)
+      assert.ok((await outside.connections('lan')).length >= earlier.length)
       await server.stop()
     } finally {
       await outside.close()

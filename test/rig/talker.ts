@@ -92,9 +92,9 @@ export class UdpSocket {
   /** Sends until an answer holds `text` too; what the server saw. */
   async ask(address: string, port: number, text: string): Promise<Seen> {
     return until(`${address}:${port} answers ${text}`, () => {
-      const answer = this.received().find((one) => one.text.includes(` ${text}`))
-      if (answer === undefined) this.send(address, port, text)
-      return answer === undefined ? null : seenIn(answer.text)
+      const found = this.received().find((one) => one.text.includes(` ${text}`))
+      if (found === undefined) this.send(address, port, text)
+      return found === undefined ? null : seenIn(found.text)
     })
   }
 
@@ -125,7 +125,7 @@ export async function tcpError(space: Namespace, address: string, port: number):
 /** One datagram by a connected socket: what the server saw, or the error that came back. */
 export async function udpAsk(space: Namespace, address: string, port: number, text = 'hello'): Promise<Outcome> {
   const [outcome] = parse<Outcome>(await space.run(process.execPath, [program, 'udp-ask', address, `${port}`, text]))
-  return outcome as Outcome
+  return outcome
 }
 
 function parse<T extends object>(text: string): T[] {

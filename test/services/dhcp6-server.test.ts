@@ -492,7 +492,10 @@ test('options that do not fit are left out', () => {
 test('eight refused associations and a long DUID still fit', () => {
   const rig = new Rig({ pools: [] })
   const bytes = Uint8Array.from([
-    ...[SOLICIT, 0, 0, 1],
+    SOLICIT,
+    0,
+    0,
+    1,
     ...option(1, new Uint8Array(130).fill(9)),
     ...[1, 2, 3, 4, 5, 6, 7, 8].flatMap((iaid) => ia(iaid)),
   ])

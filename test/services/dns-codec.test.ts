@@ -21,7 +21,10 @@ import { a, answer, cname, query, random, read, soa, wire } from './dns-messages
 const bytes = (...parts: (number | string | number[])[]): Uint8Array =>
   Uint8Array.from(parts.flatMap((part) => (typeof part === 'string' ? [...Buffer.from(part, 'latin1')] : part)))
 const header = (flags: number, ...counts: number[]): number[] => [
-  ...[0, 7, flags >> 8, flags & 255],
+  0,
+  7,
+  flags >> 8,
+  flags & 255,
   ...counts.flatMap((n) => [n >> 8, n & 255]),
 ]
 

@@ -33,8 +33,8 @@ test('parts of names', () => {
 })
 
 test('what is no name is refused', () => {
-  const long = [...'abcd'].map((letter) => letter.repeat(63))
-  for (const name of ['', '.', 'a..b', '-a', 'a-', 'a b', 'ä', ('a'.repeat(64)), long.join('.'), 'a\0b'])
+  const long = ['a', 'b', 'c', 'd'].map((letter) => letter.repeat(63))
+  for (const name of ['', '.', 'a..b', '-a', 'a-', 'a b', 'ä', 'a'.repeat(64), long.join('.'), 'a\0b'])
     assert.equal(writeDomain(name), null, name)
   for (const bytes of [
     [0xc0, 0], // a pointer

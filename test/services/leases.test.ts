@@ -146,7 +146,7 @@ suite('leases', () => {
     const { leases } = make({ excluded: [ip('10.0.0.1')], portLimit: 20 })
     const given = Array.from({ length: 8 }, (_, n) => leases.offer(holder(n, 'a'), tight, null, NOW)?.text)
     assert.deepEqual(
-      given.filter(Boolean).sort(),
+      given.filter(Boolean).sort((a, b) => (a! < b! ? -1 : 1)),
       ['2', '3', '4', '5', '6'].map((last) => `10.0.0.${last}`),
     )
     const pair = { subnet: { ip: ip('10.9.0.0'), prefix: 31 }, range: { from: ip('10.9.0.0'), to: ip('10.9.0.1') } }

@@ -365,7 +365,8 @@ test('a peer that takes nothing cannot make us keep more than 256 KiB', () => {
   peer.connect(0)
   let closed = false
   rig.opened[0].onClose = () => (closed = true)
-  for (let i = 0; i < 20 && !closed; i++) rig.opened[0].write(new Uint8Array(30_000))
+  const isClosed = (): boolean => closed
+  for (let i = 0; i < 20 && !isClosed(); i++) rig.opened[0].write(new Uint8Array(30_000))
   assert.ok(closed)
   assert.equal(rig.take().at(-1)!.flags & RST, RST)
 })
@@ -432,7 +433,8 @@ function runLossy(seed: number, bytes: number, loss: number, start: number, mtu:
     const frame = peer.frame(flags, { sequence, acknowledgment: expected, payload: text.slice(from, end) })
     cross(() => rig.responder.receive(frame, 'vm1'))
   }
-  for (let round = 0; round < 4000 && !(isFinSeen && have === bytes); round++) {
+  const isDone = (): boolean => isFinSeen && have === bytes
+  for (let round = 0; round < 4000 && !isDone(); round++) {
     if (!isOpen) put(SYN, start, 0, 0)
     else
       for (let from = acknowledged; from < Math.min(bytes, acknowledged + 4000); from += 1000) {

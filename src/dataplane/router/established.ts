@@ -73,6 +73,8 @@ const TOUCHED_FROM = 4096
 const NONE = -1
 /** In place of a run: the long way. */
 const LONG = -1
+/** In place of a run: was dropped. */
+const DROPPED = -2
 
 /** Takes what is not taken here. */
 export interface LongWay {
@@ -92,6 +94,8 @@ export class Established {
   private readonly runs = new Int32Array(BURST_CAPACITY) // by packet: number of its run, LONG
   private readonly heads = new Int32Array(BURST_CAPACITY) // by run: zone | protocol << 24
   private readonly hashes = new Int32Array(BURST_CAPACITY) // by run
+  private readonly matches = new Int32Array(BURST_CAPACITY) // by run: its connection and direction
+  private readonly ways = new Int32Array(BURST_CAPACITY) // by run: neighbor by which it goes on
 
   constructor(state: RouterState, longWay: LongWay) {
     this.state = state
@@ -102,27 +106,21 @@ export class Established {
     this.words = state.connections.words
     this.header = state.arena.header
     this.network = state.ports.network
+    this.headers.protocol = PROTOCOL_TCP
   }
 
   /** Routes the packets of a burst, in their order. Takes them over. */
   process(packets: Int32Array, count: number): void {
-    const { header, longWay, network, runs } = this
+    const { header, longWay, network } = this
     const { records } = this.pool
     const runCount = this.prepare(packets, count)
     if (header[HEADER_CONNECTIONS_USED] > TOUCHED_FROM) this.connections.touch(this.hashes, runCount)
-    let run = LONG
-    let match = NONE
-    for (let i = 0; i < count; i++) {
-      const packet = packets[i]
-      if (runs[i] !== run) {
-        run = runs[i]
-        match = run === LONG ? NONE : this.find(packet, run)
-      }
-      const segment = network[records[(packet << RECORD_SHIFT) + INGRESS]]
-      if (match >= 0 && this.pass(packet, segment, match)) continue
-      longWay.route(packet, segment)
-      run = LONG // what is known of it may have changed
-      match = NONE
+    for (let from = 0; from < count; from++) {
+      const to = this.judge(packets, from, count)
+      if (to > from) this.send(packets, from, to)
+      header[HEADER_ROUTED_PACKETS] = (header[HEADER_ROUTED_PACKETS] + to - from) | 0
+      from = to
+      if (to < count) longWay.route(packets[to], network[records[(packets[to] << RECORD_SHIFT) + INGRESS]])
     }
   }
 
@@ -152,7 +150,7 @@ export class Established {
       const destination = view.getInt32(ip + 16)
       const sum = halves(word0) + halves(word1) + halves(word2) + halves(source) + halves(destination)
       const total = word0 & 0xffff
-      if (fold(sum) !== 0xffff || total > room || total < IPV4_BYTES + UDP_BYTES) continue
+      if (fold(sum) !== 0xffff || total > room || !this.isPlain(record, ip, total, protocol)) continue
       const ports = view.getInt32(ip + IPV4_BYTES)
       const segment = network[records[record + INGRESS]]
       if (
@@ -176,105 +174,143 @@ export class Established {
     return runCount
   }
 
-  private find(packet: number, run: number): number {
+  private isPlain(record: number, ip: number, total: number, protocol: number): boolean {
     const { view, records } = this.pool
-    const ip = records[(packet << RECORD_SHIFT) + OFFSET] + ETHERNET_BYTES
-    const source = view.getInt32(ip + 12)
-    const destination = view.getInt32(ip + 16)
-    const ports = view.getInt32(ip + IPV4_BYTES)
-    return this.connections.find4(this.hashes[run], this.heads[run], source, destination, ports)
-  }
-
-  private pass(packet: number, segment: number, match: number): boolean {
-    const { connections, header, neighbors, pool, state, words } = this
-    const { records, view } = pool
-    const at = (match >> 1) << CONNECTION_SHIFT
-    if (words[at + CONN_GENERATION] !== ((neighbors.generation + state.configured) | 0)) return false
-    const way = words[at + CONN_NEIGHBOR + (match & 1)]
-    const neighbor = keptNeighbor(way)
-    if (way >>> PASSED_SHIFT !== segment + 1 || neighbor < 0 || !neighbors.isUsable(neighbor)) return false
-    neighbors.use(neighbor, state.now)
-    const record = packet << RECORD_SHIFT
-    const ip = records[record + OFFSET] + ETHERNET_BYTES
-    const total = view.getUint16(ip + 2)
-    const out = neighbors.segment(neighbor)
-    const cut = records[record + SEGMENT_BYTES]
-    const size = cut === 0 ? total : records[record + HEADER_LENGTH] - ETHERNET_BYTES + cut
-    const isTcp = view.getUint8(ip + 9) === PROTOCOL_TCP
-    if (size > state.table.mtu[out] || !this.isPlain(record, ip, total, isTcp)) return false
-    const status = words[at + CONN_STATUS]
-    if (!isTcp && (status & PROVEN) !== PROVEN) return false
-    header[HEADER_ROUTED_PACKETS] = (header[HEADER_ROUTED_PACKETS] + 1) | 0
-    if (!isTcp) {
-      connections.seeAgain(match, total, state.now)
-    } else if (!this.track(match, ip, total, segment)) {
-      pool.drop(packet, DROP_INVALID)
-      return true
-    }
-    const isUnfinished = (records[record + OFFLOAD] & OFFLOAD_CHECKSUM) !== 0
-    let addresses = 0
-    if ((status & TRANSLATED) !== 0) addresses = this.translate(match, ip, isTcp, isUnfinished)
-    const word = view.getInt32(ip + 8)
-    const sum = corrected(word & 0xffff, addresses + HOP)
-    view.setInt32(ip + 8, ((word & 0xffff0000) - HOP_WORD) | sum)
-    records[record + LENGTH] = ETHERNET_BYTES + total // without padding
-    const { entries } = neighbors
-    state.gateway.send(
-      packet,
-      out,
-      TYPE_IP,
-      entries[neighbor + NEIGHBOR_MAC_LOW],
-      entries[neighbor + NEIGHBOR_MAC_HIGH],
-    )
-    return true
-  }
-
-  private isPlain(record: number, ip: number, total: number, isTcp: boolean): boolean {
-    const { view, records } = this.pool
-    const l4 = ip + IPV4_BYTES
+    const isTcp = protocol === PROTOCOL_TCP
     if ((records[record + OFFLOAD] & OFFLOAD_CHECKSUM) !== 0) {
       if (records[record + CHECKSUM_START] !== ETHERNET_BYTES + IPV4_BYTES) return false
       if (records[record + CHECKSUM_OFFSET] !== (isTcp ? TCP_CHECKSUM : UDP_CHECKSUM)) return false
     }
+    const l4 = ip + IPV4_BYTES
+    const left = total - IPV4_BYTES
     if (isTcp) {
-      if (total < IPV4_BYTES + TCP_BYTES) return false
+      if (left < TCP_BYTES) return false
       const bits = view.getUint16(l4 + 12)
       const bytes = (bits >>> 12) << 2
-      return bytes >= TCP_BYTES && bytes <= total - IPV4_BYTES && (bits & TURNING) === 0
+      return bytes >= TCP_BYTES && bytes <= left && (bits & TURNING) === 0
     }
     const length = view.getUint16(l4 + 4)
-    return length >= UDP_BYTES && length <= total - IPV4_BYTES
+    return length >= UDP_BYTES && length <= left
   }
 
-  private track(match: number, ip: number, total: number, segment: number): boolean {
-    const { headers: h, state } = this
-    h.protocol = PROTOCOL_TCP
-    h.l3 = ip
-    h.l4 = ip + IPV4_BYTES
-    h.end = ip + total
-    if (state.conntrack.track(match, h, state.now) === TRACK_OK) return true
-    return state.table.zones[state.table.zone[segment]].isOpen
+  private judge(packets: Int32Array, from: number, count: number): number {
+    const { connections, headers, heads, matches, pool, runs, state, ways } = this
+    const { records, view } = pool
+    const { conntrack, neighbors, now, table } = state
+    let run = LONG
+    let match = NONE
+    let mtu = 0
+    let isTcp = false
+    for (let i = from; i < count; i++) {
+      const packet = packets[i]
+      const record = packet << RECORD_SHIFT
+      if (runs[i] !== run) {
+        run = runs[i]
+        if (run === LONG || !this.begin(packet, run)) return i
+        match = matches[run]
+        mtu = table.mtu[neighbors.segment(ways[run])]
+        isTcp = heads[run] >>> 24 === PROTOCOL_TCP
+      }
+      const ip = records[record + OFFSET] + ETHERNET_BYTES
+      const total = view.getUint16(ip + 2)
+      const cut = records[record + SEGMENT_BYTES]
+      if ((cut === 0 ? total : records[record + HEADER_LENGTH] - ETHERNET_BYTES + cut) > mtu) return i
+      if (isTcp) {
+        headers.l3 = ip
+        headers.l4 = ip + IPV4_BYTES
+        headers.end = ip + total
+        if (conntrack.track(match, headers, now) === TRACK_OK) continue
+        if (table.zones[heads[run] & 0xfff].isOpen) continue
+        pool.drop(packet, DROP_INVALID)
+        runs[i] = DROPPED
+        run = LONG
+      } else {
+        connections.seeAgain(match, total, now)
+      }
+    }
+    return count
   }
 
-  private translate(match: number, ip: number, isTcp: boolean, isUnfinished: boolean): number {
-    const { words } = this
-    const { view } = this.pool
-    const l4 = ip + IPV4_BYTES
-    // behind the router it is the reverse of what comes from there
-    const key = ((match >> 1) << CONNECTION_SHIFT) + ((match & 1) === 0 ? CONN_REPLY_SOURCE : CONN_SOURCE)
-    const source = words[key + 1]
-    const destination = words[key]
-    const ports = (words[key + 2] << 16) | (words[key + 2] >>> 16)
-    const addresses = changed32(view.getInt32(ip + 12), source) + changed32(view.getInt32(ip + 16), destination)
-    const all = addresses + changed32(view.getInt32(l4), ports)
-    view.setInt32(ip + 12, source)
-    view.setInt32(ip + 16, destination)
-    view.setInt32(l4, ports)
-    const place = l4 + (isTcp ? TCP_CHECKSUM : UDP_CHECKSUM)
-    const field = view.getUint16(place)
-    if (isUnfinished) view.setUint16(place, advanced(field, addresses))
-    else if (isTcp) view.setUint16(place, corrected(field, all))
-    else if (field !== 0) view.setUint16(place, corrected(field, all) || 0xffff)
-    return addresses
+  private begin(packet: number, run: number): boolean {
+    const { connections, heads, neighbors, state, words } = this
+    const { view, records } = this.pool
+    const record = packet << RECORD_SHIFT
+    const ip = records[record + OFFSET] + ETHERNET_BYTES
+    const source = view.getInt32(ip + 12)
+    const destination = view.getInt32(ip + 16)
+    const ports = view.getInt32(ip + IPV4_BYTES)
+    const match = connections.find4(this.hashes[run], heads[run], source, destination, ports)
+    if (match < 0) return false
+    const at = (match >> 1) << CONNECTION_SHIFT
+    if (words[at + CONN_GENERATION] !== ((neighbors.generation + state.configured) | 0)) return false
+    const way = words[at + CONN_NEIGHBOR + (match & 1)]
+    const neighbor = keptNeighbor(way)
+    const segment = this.network[records[record + INGRESS]]
+    if (way >>> PASSED_SHIFT !== segment + 1 || neighbor < 0 || !neighbors.isUsable(neighbor)) return false
+    if (heads[run] >>> 24 === PROTOCOL_UDP && (words[at + CONN_STATUS] & PROVEN) !== PROVEN) return false
+    neighbors.use(neighbor, state.now)
+    this.matches[run] = match
+    this.ways[run] = neighbor
+    return true
+  }
+
+  private send(packets: Int32Array, from: number, to: number): void {
+    const { matches, neighbors, runs, ways, words } = this
+    const { records, view } = this.pool
+    const { gateway } = this.state
+    const { entries } = neighbors
+    let run = LONG
+    let isTcp = false
+    let isTranslated = false
+    let source = 0
+    let destination = 0
+    let ports = 0
+    let addressChange = 0
+    let change = 0
+    let out = 0
+    let macLow = 0
+    let macHigh = 0
+    for (let i = from; i < to; i++) {
+      if (runs[i] === DROPPED) continue
+      const packet = packets[i]
+      const record = packet << RECORD_SHIFT
+      const ip = records[record + OFFSET] + ETHERNET_BYTES
+      const l4 = ip + IPV4_BYTES
+      if (runs[i] !== run) {
+        run = runs[i]
+        const at = (matches[run] >> 1) << CONNECTION_SHIFT
+        const neighbor = ways[run]
+        isTcp = this.heads[run] >>> 24 === PROTOCOL_TCP
+        isTranslated = (words[at + CONN_STATUS] & TRANSLATED) !== 0
+        out = neighbors.segment(neighbor)
+        macLow = entries[neighbor + NEIGHBOR_MAC_LOW]
+        macHigh = entries[neighbor + NEIGHBOR_MAC_HIGH]
+        addressChange = 0
+        if (isTranslated) {
+          // behind the router it is the reverse of what comes from there
+          const key = at + ((matches[run] & 1) === 0 ? CONN_REPLY_SOURCE : CONN_SOURCE)
+          source = words[key + 1]
+          destination = words[key]
+          ports = (words[key + 2] << 16) | (words[key + 2] >>> 16)
+          addressChange = changed32(view.getInt32(ip + 12), source) + changed32(view.getInt32(ip + 16), destination)
+          change = addressChange + changed32(view.getInt32(l4), ports)
+        }
+      }
+      const word = view.getInt32(ip + 8)
+      const sum = corrected(word & 0xffff, addressChange + HOP)
+      view.setInt32(ip + 8, ((word & 0xffff0000) - HOP_WORD) | sum)
+      if (isTranslated) {
+        view.setInt32(ip + 12, source)
+        view.setInt32(ip + 16, destination)
+        view.setInt32(l4, ports)
+        const place = l4 + (isTcp ? TCP_CHECKSUM : UDP_CHECKSUM)
+        const field = view.getUint16(place)
+        if ((records[record + OFFLOAD] & OFFLOAD_CHECKSUM) !== 0) view.setUint16(place, advanced(field, addressChange))
+        else if (isTcp) view.setUint16(place, corrected(field, change))
+        else if (field !== 0) view.setUint16(place, corrected(field, change) || 0xffff)
+      }
+      records[record + LENGTH] = ETHERNET_BYTES + view.getUint16(ip + 2) // without padding
+      gateway.send(packet, out, TYPE_IP, macLow, macHigh)
+    }
   }
 }

@@ -229,7 +229,7 @@ test('keys: zones, families, protocols and directions are apart', () => {
     assert.equal(connections.find(6, of), -1)
   }
   const words = ['source1', 'source2', 'source3', 'destination1', 'destination2', 'destination3'] as const
-  for (const word of words) assert.equal(connections.find(5, flow({ ...six, [word]: 1 })), -1, word)
+  for (const word of words) assert.equal(connections.find(5, flow(Object.assign({}, six, { [word]: 1 }))), -1, word)
   assert.equal(connections.create(5, 5, four, flow({ sourcePort: 9 }), 1, 0), -1, 'the original key is taken')
   assert.equal(connections.create(5, 5, flow({ sourcePort: 9 }), reverse(four), 1, 0), -1, 'that of the replies is')
   const loop = flow({ source0: 7, destination0: 7, sourcePort: 3, destinationPort: 3 })
@@ -401,7 +401,7 @@ test('what cannot be right is not taken over, and caches of the router are not',
   const table = new Connections(arena, PORTS)
   for (let i = 0; i < 6; i++) table.create(0, 0, flowOf(i * 4), reverse(flowOf(i * 4)), 1, 10)
   const { connections: words } = arena
-  words[0 * CONN_WORDS + CONN_OWNER] = PORTS
+  words[CONN_OWNER] = PORTS
   words[1 * CONN_WORDS + CONN_OWNER] = -1
   words[2 * CONN_WORDS + CONN_ZONES] = 0xfff
   words[3 * CONN_WORDS + CONN_STATUS] |= 3 << WORTH_SHIFT

@@ -136,7 +136,7 @@ export class Tracker {
 
   icmp(of: Flow, type: number, more: Partial<Headers> = {}): Verdict {
     const protocol = of.family === 4 ? PROTOCOL_ICMP : PROTOCOL_ICMP6
-    return this.pass({ ...of, protocol }, 16, { icmp: type << 8, ...more })
+    return this.pass(Object.assign({}, of, { protocol }), 16, { icmp: type << 8, ...more })
   }
 
   /** The state of the connection of a flow; 'gone': there is none. */

@@ -152,7 +152,8 @@ const answer = (to: string, target: string, flags: number): Packet => ({
   hopLimit: 255,
   payload: [
     ...ip(target).flatMap((w) => [w >>> 24, (w >>> 16) & 255, (w >>> 8) & 255, w & 255]),
-    ...[2, 1],
+    2,
+    1,
     ...A.gatewayMac.split(':').map((octet) => Number.parseInt(octet, 16)),
   ],
 })

@@ -272,8 +272,14 @@ test('parity and side are kept while there is a port, then given up', () => {
   const bench = new Bench()
   bench.mappings.configure(ZONE, [nat(1016, 1031)], [])
   const given = Array.from({ length: 16 }, (_, i) => bench.port({ source: i, sourcePort: 2001 }))
-  assert.deepEqual(given.slice(0, 4).sort(), [1025, 1027, 1029, 1031])
-  assert.deepEqual(given.slice(4, 8).sort(), [1024, 1026, 1028, 1030])
+  assert.deepEqual(
+    given.slice(0, 4).sort((a, b) => a - b),
+    [1025, 1027, 1029, 1031],
+  )
+  assert.deepEqual(
+    given.slice(4, 8).sort((a, b) => a - b),
+    [1024, 1026, 1028, 1030],
+  )
   assert.deepEqual(given.slice(8, 12).map(String).sort(), ['1017', '1019', '1021', '1023'])
   assert.deepEqual(given.slice(12).map(String).sort(), ['1016', '1018', '1020', '1022'])
   assert.equal(bench.port({ source: 99 }), -1)
@@ -316,7 +322,10 @@ test('a forward added on a port in use waits for it; the port is nobody else’s
   bench.mappings.sweep(bench.now + IDLE_SECONDS)
   assert.equal(bench.used(), 0)
   const given = [0, 1, 2, 3].map((source) => bench.port({ protocol: TCP, source, sourcePort: 5000 }))
-  assert.deepEqual(given.sort(), [-1, 5001, 5002, 5003])
+  assert.deepEqual(
+    given.sort((a, b) => a - b),
+    [-1, 5001, 5002, 5003],
+  )
 })
 
 test('chosen ports spread over the range', () => {

@@ -259,7 +259,14 @@ const words = (address: number[]): number[] =>
 /** The 28 bytes of an ARP packet. */
 export function arp(operation: number, fromMac: string, from: string, toMac: string, to: string): Uint8Array {
   return Uint8Array.from([
-    ...[0, 1, 8, 0, 6, 4, 0, operation],
+    0,
+    1,
+    8,
+    0,
+    6,
+    4,
+    0,
+    operation,
     ...octetsOf(fromMac),
     ...words(ip(from)),
     ...octetsOf(toMac),
