@@ -315,9 +315,9 @@ export class Connections {
     return this.freeCount > 0 || this.end < this.capacity || this.evict(lists.least())
   }
 
-  /** Ends the connection of an owner that is worth least, if one may be ended. Returns whether there was one. */
+  /** Forgets the oldest connection of an owner that is closing anyway. Returns whether there was one. */
   giveWay(owner: number): boolean {
-    return this.evict(this.lists.leastOf(owner))
+    return this.evict(this.lists.endingOf(owner))
   }
 
   private evict(entry: number): boolean {

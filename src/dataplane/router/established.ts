@@ -71,10 +71,10 @@ const HOP_WORD = 0x01000000
 /** Connections from which on their table does not stay in the cache. */
 const TOUCHED_FROM = 4096
 const NONE = -1
-/** In place of a run: the long way. */
-const LONG = -1
-/** In place of a run: was dropped. */
-const DROPPED = -2
+// In place of a run's number.
+const NO_RUN = -1
+const LONG = -2 // the packet takes the long way
+const DROPPED = -3 // the packet is gone
 
 /** Takes what is not taken here. */
 export interface LongWay {
@@ -111,12 +111,12 @@ export class Established {
 
   /** Routes the packets of a burst, in their order. Takes them over. */
   process(packets: Int32Array, count: number): void {
-    const { header, longWay, network } = this
+    const { header, longWay, network, runs } = this
     const { records } = this.pool
     const runCount = this.prepare(packets, count)
     if (header[HEADER_CONNECTIONS_USED] > TOUCHED_FROM) this.connections.touch(this.hashes, runCount)
     for (let from = 0; from < count; from++) {
-      const to = this.judge(packets, from, count)
+      const to = runs[from] === LONG ? from : this.judge(packets, from, count)
       if (to > from) this.send(packets, from, to)
       header[HEADER_ROUTED_PACKETS] = (header[HEADER_ROUTED_PACKETS] + to - from) | 0
       from = to
@@ -197,7 +197,7 @@ export class Established {
     const { connections, headers, heads, matches, pool, runs, state, ways } = this
     const { records, view } = pool
     const { conntrack, neighbors, now, table } = state
-    let run = LONG
+    let run = NO_RUN
     let match = NONE
     let mtu = 0
     let isTcp = false
@@ -223,7 +223,6 @@ export class Established {
         if (table.zones[heads[run] & 0xfff].isOpen) continue
         pool.drop(packet, DROP_INVALID)
         runs[i] = DROPPED
-        run = LONG
       } else {
         connections.seeAgain(match, total, now)
       }
@@ -259,7 +258,7 @@ export class Established {
     const { records, view } = this.pool
     const { gateway } = this.state
     const { entries } = neighbors
-    let run = LONG
+    let run = NO_RUN
     let isTcp = false
     let isTranslated = false
     let source = 0

@@ -248,8 +248,11 @@ test('translated addresses: replies are found by what they show', () => {
   assert.equal(connections.find(3, reverse(there)), -1)
   const status = connections.words[entry * CONN_WORDS + CONN_STATUS]
   assert.equal(status & (STATUS_SNAT | STATUS_DNAT), STATUS_SNAT)
-  connections.touch(Int32Array.of(connections.hash(3, there), connections.hash(3, back), 5), 3)
-  assert.equal(connections.findHashed(connections.hash(3, there), 3, there), entry << 1)
+  const head = 3 | (there.protocol << 24)
+  const ports = (there.sourcePort << 16) | there.destinationPort
+  const hash = connections.hash4(head, there.source0, there.destination0, ports)
+  connections.touch(Int32Array.of(hash, 5), 2)
+  assert.equal(connections.find4(hash, head, there.source0, there.destination0, ports), entry << 1)
 })
 
 test('who lets go of a mapping is told once, whatever the reason', () => {
