@@ -4,8 +4,8 @@
  * It is the load of the bench of new connections. `serve` listens on some ports of an address and resets what it
  * accepts; `connect` keeps a number of attempts on their way, each from a source port of its own choice, counts those
  * that came to stand, and resets them. So a connection is four packets (SYN, SYN-ACK, ACK, RST), leaves nothing in
- * TIME_WAIT, and its 5-tuple may be used again at once. Source ports go round first, destination ports second: `--sources`
- * times `--ports` different tuples.
+ * TIME_WAIT, and its 5-tuple may be used again at once. Source ports go round first, destination ports second:
+ * `--sources` times `--ports` different tuples.
  *
  *   connector serve   --address A --port P [--ports N]
  *   connector connect --from A --to B --port P [--ports N] [--first PORT] [--sources N] [--parallel N] [--seconds S]
@@ -173,8 +173,10 @@ static void run(struct load *load, double seconds) {
 
 int main(int argc, char **argv) {
     static const struct option options[] = {
-        {"address", 1, 0, 'a'}, {"from", 1, 0, 'f'},    {"to", 1, 0, 't'},       {"port", 1, 0, 'p'},    {"ports", 1, 0, 'n'},
-        {"first", 1, 0, 'i'},   {"sources", 1, 0, 's'}, {"parallel", 1, 0, 'l'}, {"seconds", 1, 0, 'd'}, {0, 0, 0, 0},
+        {"address", 1, 0, 'a'}, {"from", 1, 0, 'f'},     {"to", 1, 0, 't'},
+        {"port", 1, 0, 'p'},    {"ports", 1, 0, 'n'},    {"first", 1, 0, 'i'},
+        {"sources", 1, 0, 's'}, {"parallel", 1, 0, 'l'}, {"seconds", 1, 0, 'd'},
+        {0, 0, 0, 0},
     };
     static struct load load = {.port = 8000, .ports = 16, .first = 10000, .sources = 4096, .parallel = 64};
     double seconds = 3;

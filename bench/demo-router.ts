@@ -215,9 +215,11 @@ async function tcp({ topology }: Demo, spaces: Spaces, addresses: Map<string, st
 
 /** A little web server, and whether it is reached. Node is there in any case. */
 const serving = (text: string, port: number): string =>
-  `require('http').createServer((q, r) => r.end('${text} ' + q.socket.remoteAddress)).listen(${port}, '0.0.0.0', () => console.log('ready'))`
+  `require('http').createServer((q, r) => r.end('${text} ' + q.socket.remoteAddress))` +
+  `.listen(${port}, '0.0.0.0', () => console.log('ready'))`
 const fetching = (url: string): string =>
-  `fetch('${url}', { signal: AbortSignal.timeout(1500) }).then((r) => r.text()).then(console.log, () => process.exit(1))`
+  `fetch('${url}', { signal: AbortSignal.timeout(1500) }).then((r) => r.text())` +
+  '.then(console.log, () => process.exit(1))'
 
 function web({ topology }: Demo, spaces: Spaces) {
   return {

@@ -22,7 +22,6 @@
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
-#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,7 +102,8 @@ static void put32(uint8_t *at, uint32_t value) {
 static void send_message(long index, int type, uint32_t address, uint32_t server) {
     struct client *client = &clients[index];
     uint8_t frame[FRAME_BYTES] = {0}, *ip = frame + 14, *option = frame + OPTIONS;
-    uint8_t mac[6] = {0x02, 0xdc, (uint8_t)(index >> 24), (uint8_t)(index >> 16), (uint8_t)(index >> 8), (uint8_t)index};
+    uint8_t mac[6] = {0x02, 0xdc};
+    put32(mac + 2, (uint32_t)index);
     memset(frame, 0xff, 6);
     memcpy(frame + 6, mac, 6);
     put16(frame + 12, ETH_P_IP);
@@ -141,7 +141,8 @@ static uint32_t get32(const uint8_t *at) {
 }
 
 /* Reads an answer: its message type (0: none of ours) and what it says. */
-static int read_answer(const uint8_t *frame, ssize_t length, long count, long *index, uint32_t *address, uint32_t *server) {
+static int read_answer(const uint8_t *frame, ssize_t length, long count, long *index, uint32_t *address,
+                       uint32_t *server) {
     if (length < OPTIONS || frame[14] != 0x45 || get32(frame + COOKIE) != 0x63825363) return 0;
     const uint8_t *message = frame + BOOTP;
     if (message[0] != 2 || message[28] != 0x02 || message[29] != 0xdc) return 0;
@@ -202,13 +203,16 @@ int main(int argc, char **argv) {
         earned[i] = 1;
     }
     long count = devices * macs, busy = 0, next = 0;
-    for (long i = 0; i < count; i++) clients[i] = (struct client){.device = (int)(i % devices), .xid = (uint32_t)i * 7919u + 1u};
+    for (long i = 0; i < count; i++) {
+        clients[i].device = (int)(i % devices);
+        clients[i].xid = (uint32_t)i * 7919u + 1u;
+    }
 
-    uint64_t exchanges = 0, naks = 0, lost = 0, counted = 0, naks_before = 0, lost_before = 0;
+    uint64_t exchanges = 0, naks = 0, lost = 0;
     double start = now(), time = start, looked = start, from = start + warm;
     int is_warm = 0;
     while (time < from + seconds) {
-        if (!is_warm && time >= from) is_warm = 1, from = time, counted = exchanges, naks_before = naks, lost_before = lost;
+        if (!is_warm && time >= from) is_warm = 1, from = time, exchanges = naks = lost = 0;
         for (long tried = 0; busy < parallel && tried < count; tried++, next = (next + 1) % count) {
             struct client *client = &clients[next];
             if (client->state != IDLE || (rate > 0 && earned[client->device] < 1)) continue;
@@ -250,7 +254,7 @@ int main(int argc, char **argv) {
             lost++;
         }
     }
-    printf("exchanges %llu naks %llu ", (unsigned long long)(exchanges - counted), (unsigned long long)(naks - naks_before));
-    printf("lost %llu seconds %.3f\n", (unsigned long long)(lost - lost_before), time - from);
+    printf("exchanges %llu naks %llu ", (unsigned long long)exchanges, (unsigned long long)naks);
+    printf("lost %llu seconds %.3f\n", (unsigned long long)lost, time - from);
     return 0;
 }

@@ -87,7 +87,8 @@ function candidate(contender: RouterContender, measure: (path: Path, plan: PartP
   return {
     name,
     description,
-    missing: () => contender.missing(),
+    missing: () =>
+      contender.missing() ?? (find('nft') === null ? 'nft is not installed (Debian package nftables)' : null),
     measure: async (plan) => {
       const topology = openTopology()
       try {

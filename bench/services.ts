@@ -53,7 +53,9 @@ type Start = (topology: Topology, ports: number) => Promise<Served>
 export function dhcpPart(): Part {
   return {
     name: 'dhcp',
-    title: `DHCP: exchanges of ${PORTS} guests that come back; Weft's most is ${PORTS * PORT_RATE} a second (its limit a port)`,
+    title:
+      `DHCP: exchanges of ${PORTS} guests that come back; ` +
+      `Weft's most is ${PORTS * PORT_RATE} a second, by its limit a port`,
     tests: [
       { name: 'exchanges', label: 'exchanges', unit: '/s', digits: 0 },
       { name: 'exchanges.lost', label: 'lost', unit: '%', digits: 1, plain: true },

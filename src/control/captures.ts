@@ -76,8 +76,12 @@ export class Captures {
     for (const [id, session] of this.sessions.entries()) if (session) void this.ask(id, session).catch(() => undefined)
   }
 
-  /** Reads the punt ring. */
+  /** Reads the punt ring. What is answered meanwhile wakes the shard once. */
   drain(limit: number = READ_LIMIT): void {
+    this.shard.together(() => this.read(limit))
+  }
+
+  private read(limit: number): void {
     const ring = this.shard.punt
     const header = ring.header()
     let read = 0
@@ -87,8 +91,11 @@ export class Captures {
         return
       }
       if (header[index + RING_KIND] === MESSAGE_SERVICE) {
-        this.serve(index)
-        ring.consume(index)
+        try {
+          this.serve(index)
+        } finally {
+          ring.consume(index) // a defect in a service is met once, not for ever
+        }
         continue
       }
       const bytes = wireBytes(ring.data(), ring.place(index), header[index + RING_LENGTH], header[index + RING_TAG])

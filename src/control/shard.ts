@@ -96,6 +96,8 @@ export class Shard {
   private nextId = 1
   private ready: { resolve: () => void; reject: (error: Error) => void } | null = null
   private closing = false
+  private isHolding = false
+  private isCalled = false
   private deaths: number[] = []
 
   constructor(index: number, listener: ShardListener) {
@@ -165,7 +167,20 @@ export class Shard {
 
   /** Wakes the shard: something was put into the inject ring. */
   signal(): void {
-    native.signalEvent(this.wake)
+    if (this.isHolding) this.isCalled = true
+    else native.signalEvent(this.wake)
+  }
+
+  /** Runs what may inject many frames: the shard is woken once, when all are there. */
+  together(work: () => void): void {
+    this.isHolding = true
+    try {
+      work()
+    } finally {
+      this.isHolding = false
+      if (this.isCalled) this.signal()
+      this.isCalled = false
+    }
   }
 
   status(): ShardStatus {
