@@ -3,7 +3,7 @@
  * packets are. Whatever is not taken here goes the long way, `Router.route`, in its place in the burst's order.
  *
  *   prepare   headers of all packets; packets of one flow that follow each other are a run
- *   judge     by run: connection, neighbor; by packet: MTU, the connection's state. Ends before a packet for the long way
+ *   judge     by run: connection, neighbor; by packet: MTU, the connection's state; up to the next one for the long way
  *   send      by run: new addresses and what they change of sums; by packet: rewrite, Ethernet header
  *
  * Taken: IPv4, TCP and UDP, whole and without options, with a hop left, not longer than the MTU of where it goes on,
@@ -230,8 +230,8 @@ export class Established {
   }
 
   /**
-   * Takes packets into their connections, from one of the burst on. Nothing is sent yet, and nothing that is found for a
-   * run can change until another packet goes the long way.
+   * Takes packets into their connections, from one of the burst on. Nothing is sent yet, and nothing that is found for
+   * a run can change until another packet goes the long way.
    * @returns the first packet that must go the long way; `count`: none
    */
   private judge(packets: Int32Array, from: number, count: number): number {
