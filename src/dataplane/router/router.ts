@@ -16,7 +16,9 @@
  * (hairpin, RFC 4787 REQ-9).
  *
  * The neighbor of each direction is kept in the connection, with the generation of routes and neighbors it was found
- * in.
+ * in; and so is the segment from which packets of that direction have been found to be no martians. With these most
+ * packets of known connections need not walk: a burst goes to `established.ts` first, and what it does not take comes
+ * to `route`.
  */
 import * as drops from '../drops.js'
 import * as layout from '../layout.js'
@@ -364,7 +366,7 @@ export class Router implements RoutesPackets, GivesUp {
 
   /** Whether a connection is between two guests of the zone. */
   isLocal(entry: number, direction: number): boolean {
-    const neighbor = keptNeighbor(this.words[(entry << CONNECTION_SHIFT) + CONN_NEIGHBOR + direction])
+    const neighbor = this.nextHop(entry, direction)
     return neighbor >= 0 && this.state.neighbors.segment(neighbor) === this.state.zone.lan
   }
 

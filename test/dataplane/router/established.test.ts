@@ -243,7 +243,7 @@ function giveOne(pair: Pair, flow: Flow, end: number, random: Random): void {
   let { site, host } = flow.ends[end]
   const fields: [number, number][] = []
   let padding = 0
-  let edit = (_: Uint8Array): void => {}
+  let edit: (bytes: Uint8Array) => void = () => {}
   const l4 = packet.family === 4 ? 20 : 40
   const headers = l4 + (protocol === UDP ? 8 : 20 + (packet.tcpOptions?.length ?? 0))
   const finish = (start: number, offset: number): void => {
