@@ -118,12 +118,13 @@ enum counter {
 enum drop {
     DROP_NO_SLOT = 13,
     DROP_RECEIVE_ERROR = 14,
+    DROP_BAD_DESCRIPTOR = 41,
     DROP_QUEUE_FULL = 50,
     DROP_NO_PEER = 51,
     DROP_TRANSMIT_ERROR = 52,
     DROP_SEGMENTATION = 53,
 };
 
-enum port_kind { KIND_NONE = 0, KIND_TAP = 1, KIND_PACKET = 2, KIND_STREAM = 3, KIND_DGRAM = 4, KIND_RING = 5 };
+enum port_kind { KIND_NONE = 0, KIND_TAP = 1, KIND_PACKET = 2, KIND_STREAM = 3, KIND_DGRAM = 4, KIND_RING = 5, KIND_VHOST_USER = 6 };
 
 #endif

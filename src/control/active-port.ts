@@ -17,7 +17,7 @@ import {
 } from '../dataplane/layout.js'
 import { DROP_FIRST_TRANSMIT, DROP_NAMES, DROP_REASONS } from '../dataplane/drops.js'
 import { TAKES_CHECKSUM, TAKES_TSO4, TAKES_TSO6, TAKES_USO } from '../dataplane/port-table.js'
-import { type Device, type Socket, explain } from '../ports/device.js'
+import { type Device, type GuestChange, type Socket, explain } from '../ports/device.js'
 import { SystemFailure } from '../ports/native.js'
 import { NetdevDevice } from '../ports/netdev.js'
 import { PcapDevice } from '../ports/pcap.js'
@@ -134,6 +134,7 @@ export class ActivePort implements Socket {
       this.failed(this.attachment, ECONNRESET)
     } else {
       this.attach(this.attached.kind, this.attached.fds)
+      this.device.restore?.()
     }
   }
 
@@ -164,6 +165,12 @@ export class ActivePort implements Socket {
     if (!this.attached) return
     this.attached = null
     this.settle(this.shard.ask({ do: 'detach', port: this.number }))
+  }
+
+  share(change: GuestChange, fds: number[]): Promise<number> {
+    const asked = this.shard.ask({ do: 'share', port: this.number, change }, fds)
+    this.settle(asked)
+    return asked
   }
 
   report(state: State, reason: string | null): void {

@@ -7,6 +7,7 @@
 import { readSync, writeSync } from 'node:fs'
 import type { CompiledNetwork } from '../dataplane/port-table.js'
 import type { CompiledRouter } from '../dataplane/router/router-table.js'
+import type { GuestChange } from '../ports/device.js'
 import { check, native } from '../ports/native.js'
 
 /** What the control process asks. Each is answered with `{ id, result }` or `{ id, error }`. */
@@ -15,6 +16,7 @@ export type Request = { id: number } & (
   /** descriptors: the port's fd, and its fdOut if it has one; `attachment` comes back with its events */
   | { do: 'attach'; port: number; kind: number; attachment: number }
   | { do: 'detach'; port: number }
+  | { do: 'share'; port: number; change: GuestChange }
   | { do: 'static'; low: number; keyHigh: number; network: number; port: number }
   | { do: 'forget'; low: number; keyHigh: number; network: number }
   | { do: 'flush'; network: number; port: number; vid: number; statics: boolean }

@@ -25,6 +25,7 @@ import { Loop } from '../dataplane/loop.js'
 import { MOVE_STRIDE } from '../dataplane/fdb.js'
 import { LOG_WORDS } from '../dataplane/router/firewall.js'
 import { check, native } from '../ports/native.js'
+import { share } from '../ports/share.js'
 import { copyTables } from './arena-copy.js'
 import { type Reply, type Request, ShardChannel } from './shard-channel.js'
 
@@ -104,9 +105,11 @@ function run(): never {
         return 0
       case 'attach':
         attachments[request.port] = request.attachment
-        return check(native.attachPort(request.port, request.kind, fds[0], fds[1] ?? -1), `port ${request.port}`)
+        return check(native.attachPort(request.port, request.kind, fds[0] ?? -1, fds[1] ?? -1), `port ${request.port}`)
       case 'detach':
         return native.detachPort(request.port)
+      case 'share':
+        return check(share(native, request.port, request.change, fds), `port ${request.port}`)
       case 'static':
         return fdb.addStatic(request.low, request.keyHigh, request.network, request.port) ? 1 : 0
       case 'forget':

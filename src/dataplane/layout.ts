@@ -188,6 +188,7 @@ export const KIND_PACKET = 2
 export const KIND_STREAM = 3
 export const KIND_DGRAM = 4
 export const KIND_RING = 5
+export const KIND_VHOST_USER = 6
 
 /** What the arena is made for. All counts are fixed for its life. */
 export interface Geometry {

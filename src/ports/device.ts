@@ -8,6 +8,40 @@
 import { existsSync } from 'node:fs'
 import { SystemFailure } from './native.js'
 
+/** Part of a guest's memory, as vhost-user describes it. 64-bit numbers are in decimal, JSON has none. */
+export interface GuestRegion {
+  /** guest physical address */
+  guest: string
+  bytes: string
+  /** the front-end's own virtual address, in which it gives the places of rings */
+  user: string
+  /** in the file */
+  offset: string
+}
+
+/** A virtqueue, as `Native.setRing` takes it. */
+export interface RingSettings {
+  features: string
+  descriptors: string
+  available: string
+  used: string
+  /** guest address of the used ring */
+  log: string
+  size: number
+  position: number
+  flags: number
+}
+
+/** What a guest on vhost-user shares, and how it changes; see `Native` for each. */
+export type GuestChange =
+  /** descriptors: one a region */
+  | { set: 'memory'; regions: GuestRegion[] }
+  /** descriptors: kick and call, as far as there are such */
+  | { set: 'ring'; ring: number; settings: RingSettings; kick: boolean; call: boolean }
+  | { set: 'stop'; ring: number }
+  /** descriptor: the log; none: no log any more */
+  | { set: 'log'; bytes: string; offset: string }
+
 /** The place in the switch that a device is plugged into. */
 export interface Socket {
   /** Frames go through these descriptors from now on. They stay the device's, open until `detach`. */
@@ -15,6 +49,11 @@ export interface Socket {
   /** No frame goes through the last attached descriptors any more; they may be closed. */
   detach(): void
   report(state: 'up' | 'down' | 'error', reason: string | null): void
+  /**
+   * Tells the shard of what a vhost-user guest shares. In order with `attach` and `detach`; the descriptors stay the
+   * device's. Resolves with the native call's result; rejects if the shard refuses or ends first.
+   */
+  share(change: GuestChange, fds: number[]): Promise<number>
   /** Ring ports only: hands in a frame as received by the port. Returns false if there is no room now. */
   inject(bytes: Uint8Array): boolean
 }
@@ -40,6 +79,8 @@ export interface Device {
   setMtu(mtu: number): void
   /** The link by order: pulls the cable at the guest's end, where the kind can show it. */
   setLink(up: boolean): void
+  /** A new shard process has attached the port anew: shares again with it what is not in `attach`. */
+  restore?(): void
   /** Ring ports only: a frame that the port sends. The bytes are valid during the call. */
   sent?(timeNanos: bigint, bytes: Uint8Array): void
   close(): void

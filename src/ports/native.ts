@@ -38,6 +38,13 @@ export interface Credentials {
 export const IFF_UP = 0x1
 export const IFF_RUNNING = 0x40
 
+/** Flags of `setRing`. */
+export const RING_ENABLED = 1
+/** the used ring's writes go to the dirty log too */
+export const RING_LOGGED = 2
+/** asked without end, and its driver is never asked to tell */
+export const RING_POLLED = 4
+
 export interface Native {
   // The burst, in the shard process. One engine a process.
   /** Takes a formatted arena into use and empties its pool. */
@@ -54,6 +61,28 @@ export interface Native {
    * HEADER_NOW, events, control.
    */
   receive(waitMillis: number): number
+  // Of a port of kind vhost-user: what its guest shares. Descriptors are taken over, also on failure.
+  /** Replaces the guest's memory. `regions`: guest address, bytes, front-end address, offset in the file, of each. */
+  setGuestMemory(port: number, regions: BigUint64Array, fds: number[]): number
+  /**
+   * Sets a virtqueue up, or anew. `addresses`: negotiated features; front-end addresses of descriptor table, available
+   * and used ring; guest address of the used ring for the dirty log. `position`: next available index, -1: where the
+   * used ring ends. `flags`: RING_*. `kick`, `call`: -1 for none.
+   */
+  setRing(
+    port: number,
+    ring: number,
+    addresses: BigUint64Array,
+    size: number,
+    position: number,
+    flags: number,
+    kick: number,
+    call: number,
+  ): number
+  /** Stops a virtqueue; its next available index, or a negative errno. */
+  stopRing(port: number, ring: number): number
+  /** Marks written pages from now on; `place`: bytes of the log, offset in its file. `fd` -1: no longer. */
+  setDirtyLog(port: number, fd: number, place: BigUint64Array): number
   /** Sends the first `pairs` of the egress list, each of which gives up a reference. */
   transmit(pairs: number): void
   /** The constants of layout.h by name, for the test that compares them. */
