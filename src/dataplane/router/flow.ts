@@ -1,8 +1,8 @@
 /**
  * The ends of a packet: family, protocol, addresses, ports. What connections, mappings and the firewall compare.
  *
- * `Headers` is one, filled from the packet in hand; others hold what stands for it: the ends with an address translated,
- * those of its reply. They are made once and written over for each packet, so nothing here allocates.
+ * `Headers` is one, filled from the packet in hand; others hold what stands for it: the ends with an address
+ * translated, those of its reply. They are made once and written over for each packet, so nothing here allocates.
  */
 export class Flow {
   /** 4 or 6 */
