@@ -128,7 +128,7 @@ export class GuestMemory {
   /** @param file opened for reading and writing, in place of an anonymous one */
   constructor(size: number, file?: number) {
     this.fd = file ?? check(native.createMemory(size), 'memory')
-    this.bytes = Buffer.from(check(native.mapMemory(this.fd, size), 'mapping') as ArrayBuffer)
+    this.bytes = Buffer.from(check(native.mapMemory(this.fd, size), 'mapping'))
   }
 
   allocate(size: number, alignment = 16): number {
