@@ -13,7 +13,7 @@ import {
   HEADER_SECRET,
 } from '../../../src/dataplane/layout.js'
 import { CONN_MAPPING, CONN_WORDS, Connections } from '../../../src/dataplane/router/connections.js'
-import { Flow } from '../../../src/dataplane/router/headers.js'
+import { Flow } from '../../../src/dataplane/router/flow.js'
 import { ASKED_MAX, IDLE_SECONDS, Mappings, OWNER_LIMIT } from '../../../src/dataplane/router/mappings.js'
 import { PortRange } from '../../../src/dataplane/router/port-range.js'
 import {
