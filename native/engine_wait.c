@@ -9,8 +9,8 @@
  * Ports with descriptors alone. The spin doubles (to SPIN_MAX) whenever it was rewarded and halves when it was not,
  * down to none: an idle switch sleeps.
  *
- * Polled ports. Frames in memory (vhost-user) need no system call to be seen. While they come the port is polled: a look
- * in each turn and while the engine spins, and the peer is told to be silent. Before the engine sleeps it arms all of
+ * Polled ports. Frames in memory (vhost-user) need no system call to be seen. While they come the port is polled: a
+ * look in each turn and while the engine spins, and the peer is told to be silent. Before the engine sleeps it arms all of
  * them: they ask to be told, look once more, and are polled no longer. One that is idle while others are busy is armed
  * after IDLE_TURNS. A spin then saves the peer its kick and both the wake-up, REWARD_NANOS in all, so it may be longer.
  * It is paid for from a balance:
@@ -20,7 +20,7 @@
  *   a sleep that was short            after a number of them a new balance, for one trial
  *   a trial that fails                the number doubles, to TRIAL_SLEEPS_MAX; a full balance sets it back
  *
- * So spinning goes on only where it costs less than it saves, with what gap ever between the frames; where a guest needs
+ * So spinning goes on only where it costs less than it saves, whatever the gap between the frames; where a guest needs
  * this very core to go on, it ends, and is tried ever more rarely.
  *
  * With a forced port the engine does not sleep. With a timed one, whose frames nothing tells of, it sleeps for a

@@ -3,8 +3,8 @@
  *
  *   input   steps, each a byte and what it takes: memory shared anew (whole, in parts, wrong, random), rings set and
  *           stopped, the dirty log, chains offered (of good and bad descriptors, direct and indirect), bytes written
- *           anywhere in the rings, kicks, turns of the engine, frames sent to the guest in all ways, the file cut short,
- *           the port attached anew, a second thread that scribbles over rings and descriptors until it is stopped
+ *           anywhere in the rings, kicks, turns of the engine, frames sent to the guest in all ways, the file cut
+ *           short, the port attached anew, a second thread that scribbles over rings and descriptors for a while
  *
  * What must hold: no access outside of the regions (a part of the file before and behind them never changes, and the
  * sanitizers see the rest), every call ends soon, no slot and no descriptor is left behind, events name the port and

@@ -388,7 +388,7 @@ suite('vhost-user: the dirty log', () => {
     assert.deepEqual(marked(), [])
   })
 
-  test('a log that is too short: what it has room for is marked, no byte beyond; one that shrinks ends the port', () => {
+  test('a log too short: what it has room for is marked, no byte beyond; one that shrinks ends the port', () => {
     const { guest, log, marked } = withLog()
     const end = pageOf(0) / 8 + 16
     assert.equal(native.setDirtyLog(PORT, duplicate(log.fd), regions(end, 0)), 0)

@@ -1,6 +1,6 @@
 /**
- * vhost-user in native code, from rings in shared memory to packets and back: a driver in this process (vhost-driver.ts)
- * and the addon's engine. What a driver may do, and what it may not.
+ * vhost-user in native code, from rings in shared memory to packets and back: a driver in this process
+ * (vhost-driver.ts) and the addon's engine. What a driver may do, and what it may not.
  */
 import assert from 'node:assert/strict'
 import { readdirSync } from 'node:fs'
