@@ -10,10 +10,10 @@
  * down to none: an idle switch sleeps.
  *
  * Polled ports. Frames in memory (vhost-user) need no system call to be seen. While they come the port is polled: a
- * look in each turn and while the engine spins, and the peer is told to be silent. Before the engine sleeps it arms all of
- * them: they ask to be told, look once more, and are polled no longer. One that is idle while others are busy is armed
- * after IDLE_TURNS. A spin then saves the peer its kick and both the wake-up, REWARD_NANOS in all, so it may be longer.
- * It is paid for from a balance:
+ * look in each turn and while the engine spins, and the peer is told to be silent. Before the engine sleeps it arms all
+ * of them: they ask to be told, look once more, and are polled no longer. One that is idle while others are busy is
+ * armed after IDLE_TURNS. A spin then saves the peer its kick and both the wake-up, REWARD_NANOS in all, so it may be
+ * longer. It is paid for from a balance:
  *
  *   a spin that finds something       balance + REWARD_NANOS - its time, BALANCE_MAX at most
  *   one that does not                 balance - its time; at 0 there is no more spinning

@@ -194,7 +194,9 @@ static void set_ring(void) {
     if ((kind & 0xf0) == 0x60) ring = (int)odd_number();
     bool known = ring >= 0 && ring < RINGS;
     if (!(kind & 8)) request.kick = known ? dup(run.kicks[ring]) : dup(run.fd);
-    if (!(kind & 4)) request.call = kind & 2 && known ? dup(run.kicks[ring]) : eventfd(kind, 0);
+    if (!(kind & 4)) request.call = kind & 2 && known ? dup(run.kicks[ring]) : eventfd(0, 0);
+    uint64_t full = UINT64_MAX - 1; /* one more would block */
+    if (request.call >= 0 && !(kind & 2) && shape & 8) CHECK(write(request.call, &full, sizeof full) == sizeof full);
     int result = vhost_user_set_ring(run.engine, RIG_PORT, ring, &request);
     if (!known || (result != 0 && result != -EFAULT)) return;
     run.size[ring] = (uint16_t)request.size;

@@ -662,4 +662,14 @@ suite('vhost-user: notifications', () => {
     guest.send(frameOf(2), { kick: false })
     assert.ok(found())
   })
+
+  test('an idle guest costs nothing: no turn of the engine ends before something happens', () => {
+    const guest = plug({ queues: 4, bytes: 1 << 23 })
+    assertAlive(guest)
+    engine.receive(1)
+    const started = process.cpuUsage()
+    for (let i = 0; i < 5; i++) assert.deepEqual(engine.receive(100), [])
+    const { user, system } = process.cpuUsage(started)
+    assert.ok(user + system < 50_000, `${user + system} µs of 500000`)
+  })
 })
