@@ -11,6 +11,7 @@
  * its two reasons, and every frame sent to the port is counted once.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -197,7 +198,10 @@ static void set_ring(void) {
     if (!(kind & 4)) request.call = kind & 2 && known ? dup(run.kicks[ring]) : eventfd(0, 0);
     uint64_t full = UINT64_MAX - 1; /* one more would block */
     if (request.call >= 0 && !(kind & 2) && shape & 8) CHECK(write(request.call, &full, sizeof full) == sizeof full);
+    int call = dup(request.call); /* the front-end keeps one, and changes what both share */
     int result = vhost_user_set_ring(run.engine, RIG_PORT, ring, &request);
+    if (call >= 0) fcntl(call, F_SETFL, 0);
+    if (call >= 0) close(call);
     if (!known || (result != 0 && result != -EFAULT)) return;
     run.size[ring] = (uint16_t)request.size;
     if (request.position >= 0) run.available[ring] = (uint16_t)request.position;
