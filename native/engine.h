@@ -95,6 +95,9 @@ struct engine {
     int64_t started;     /* CLOCK_MONOTONIC, nanoseconds */
     int unpolled;        /* receive calls since the set was looked at */
     int spin_micros;     /* what waiting for the next frame by asking may cost, adapted */
+    int64_t balance;     /* nanoseconds: the same for polled ports */
+    int trial_sleeps;    /* short sleeps until it is tried whether a longer wait pays */
+    int short_sleeps;    /* of these */
     struct uring *uring; /* uring.c; NULL: not open */
     bool uring_refused;
     uint8_t *scratch; /* SCRATCH_BYTES: a kind may use it within one call */
