@@ -351,13 +351,13 @@ export class VhostUserSession {
     return ring
   }
 
-  private setSize({ ring: index, value }: { ring: number; value: number }): false {
+  private async setSize({ ring: index, value }: { ring: number; value: number }): Promise<false> {
     const ring = this.ring(index)
     if (value < 1 || value > wire.RING_SIZE_MAX || (value & (value - 1)) !== 0)
       throw new ProtocolError(`ring ${index} of ${value} entries: not a power of two up to ${wire.RING_SIZE_MAX}`)
     if (ring.isStarted && value !== ring.size) throw new ProtocolError(`the peer changed ring ${index} while it runs`)
     ring.size = value
-    return false
+    return ring.isStarted ? false : this.tellRings([ring])
   }
 
   private setPosition({ ring: index, value }: { ring: number; value: number }): false {
