@@ -252,9 +252,9 @@ describe('a front-end that keeps the rules', () => {
 
   it('changes the call of a ring that runs, which goes on', async () => {
     const peer = await started()
-    const before = socket.changes.length
+    const earlier = socket.changes.length
     await peer.done(wire.SET_VRING_CALL, word(1n), [peer.event()])
-    assert.equal(socket.changes.length, before + 1)
+    assert.equal(socket.changes.length, earlier + 1)
     assert.equal(socket.ring(1)?.settings.position, -1)
   })
 

@@ -11,12 +11,32 @@ import { type Socket, connect } from 'node:net'
 import { join } from 'node:path'
 import { Background, until, words } from './commands.js'
 import { type GuestImage, guestImage } from './guest-image.js'
+import type { Weft } from './daemon.js'
 import type { Lab, Namespace } from './namespaces.js'
 
 export interface GuestOptions {
   name: string
   arguments: readonly string[] // -netdev … -device …: what `weft qemu` prints, or a netdev of the test's own
   namespace?: Namespace // QEMU runs in it
+  reboots?: boolean // a reboot of the guest is one, not QEMU's end
+}
+
+/** The memory of a guest, as -m takes it. */
+export const GUEST_MEMORY = '128M'
+
+/**
+ * What `weft qemu` prints for ports of kind vhost-user, as arguments of one guest: with the size of its memory, which is
+ * shared once, and without MSI-X, with which QEMU 7.2 crashes there under TCG.
+ */
+export async function sharingArguments(weft: Weft, ...ports: [network: string, port: string][]): Promise<string[]> {
+  const all: string[] = []
+  for (const [network, port] of ports) {
+    const text = await weft.do(['qemu', network, port, '--memory', GUEST_MEMORY])
+    const args = words(text.split('\n')[0] ?? '')
+    const netdev = args.indexOf('-chardev')
+    all.push(...(all.length === 0 ? args.slice(0, netdev) : []), ...args.slice(netdev))
+  }
+  return all.map((word) => (word.startsWith('virtio-net-pci,') ? `${word},vectors=0,romfile=` : word))
 }
 
 export class Guest {
@@ -38,7 +58,8 @@ export class Guest {
     const image = await guestImage()
     const folder = join(lab.folder, `guest-${options.name}`)
     mkdirSync(folder, { recursive: true })
-    const args = [...machine(image, folder), ...options.arguments]
+    const started = machine(image, folder).filter((word) => word !== '-no-reboot' || options.reboots !== true)
+    const args = [...started, ...options.arguments]
     const qemu = 'qemu-system-x86_64'
     const program = options.namespace?.spawn(qemu, args) ?? new Background(qemu, args)
     const guest = new Guest(options.name, program, folder)
@@ -86,6 +107,13 @@ export class Guest {
     await this.run(`ip addr add ${address} dev ${device} && ip link set ${device} up`)
   }
 
+  /** Restarts the guest, not QEMU; needs `reboots`. */
+  async reboot(): Promise<void> {
+    this.text = ''
+    this.control?.write('0 reboot -f\n')
+    await this.seesReady()
+  }
+
   /** Stops the virtual CPU and QEMU with it: the guest's end neither reads nor writes until `resume`. */
   freeze(): void {
     this.program.signal('SIGSTOP')
@@ -117,6 +145,10 @@ export class Guest {
       this.text += text
     })
     this.control.on('error', () => {})
+    await this.seesReady()
+  }
+
+  private async seesReady(): Promise<void> {
     await until(
       `guest ${this.name} is ready`,
       () => {
@@ -138,7 +170,9 @@ const dial = (path: string): Promise<Socket> =>
 
 function machine(image: GuestImage, folder: string): string[] {
   return [
-    ...words('-nodefaults -no-user-config -display none -no-reboot -accel tcg -M pc -m 128 -device virtio-serial-pci'),
+    ...words('-nodefaults -no-user-config -display none -no-reboot -accel tcg -M pc -device virtio-serial-pci'),
+    '-m',
+    GUEST_MEMORY,
     '-kernel',
     image.kernel,
     '-initrd',

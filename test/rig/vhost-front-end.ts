@@ -16,6 +16,11 @@ export interface Reply {
   fds: number[]
 }
 
+export interface Started {
+  memory: number
+  kick: number
+}
+
 /** Guest memory of tests: one region, seen by the front-end at USER. */
 export const MEMORY_BYTES = 1 << 20
 export const USER = 0x7f0000000000n
@@ -130,22 +135,24 @@ export class FrontEnd {
     this.send(wire.SET_OWNER)
   }
 
-  /** Shares memory and starts a pair of rings, each in a page of its own. Returns the memory's descriptor. */
-  async start({ features = FEATURES, pair = 0 } = {}): Promise<number> {
-    const fd = this.memory()
+  /** Shares memory and starts a pair of rings; the kick is the transmit queue's. */
+  async start({ features = FEATURES, pair = 0, fd = this.memory() } = {}): Promise<Started> {
     await this.done(wire.SET_FEATURES, wire.wordPayload(features))
     await this.done(wire.SET_MEM_TABLE, tablePayload([{ guest: GUEST, bytes: BigInt(MEMORY_BYTES), user: USER }]), [fd])
-    for (const ring of [pair * 2, pair * 2 + 1]) await this.startRing(ring)
-    return fd
+    await this.startRing(pair * 2)
+    return { memory: fd, kick: await this.startRing(pair * 2 + 1) }
   }
 
-  async startRing(ring: number, position = 0): Promise<void> {
+  /** Returns the ring's kick. */
+  async startRing(ring: number, position = 0): Promise<number> {
+    const kick = this.event()
     await this.done(wire.SET_VRING_NUM, wire.vringStatePayload(ring, 256))
     await this.done(wire.SET_VRING_BASE, wire.vringStatePayload(ring, position))
     await this.done(wire.SET_VRING_ADDR, addressesPayload(ring))
     await this.done(wire.SET_VRING_CALL, wire.wordPayload(BigInt(ring)), [this.event()])
-    await this.done(wire.SET_VRING_KICK, wire.wordPayload(BigInt(ring)), [this.event()])
+    await this.done(wire.SET_VRING_KICK, wire.wordPayload(BigInt(ring)), [kick])
     await this.done(wire.SET_VRING_ENABLE, wire.vringStatePayload(ring, 1))
+    return kick
   }
 
   close(): void {
