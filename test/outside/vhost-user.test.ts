@@ -14,7 +14,7 @@ import { after, before, describe, it } from 'node:test'
 import { native } from '../../src/ports/native.js'
 import * as wire from '../../src/ports/vhost-user-message.js'
 import { type Background, needs, pause, until, words } from '../rig/commands.js'
-import type { Status } from '../rig/daemon.js'
+import type { PortState, Status } from '../rig/daemon.js'
 import { Guest, sharingArguments } from '../rig/guest.js'
 import type { Host } from '../rig/hosts.js'
 import type { Namespace } from '../rig/namespaces.js'
@@ -38,6 +38,7 @@ describe('guests that share their memory', wants, () => {
   let outside: Namespace
   let server: Background
   let box: Host
+  let settled: Record<string, number> = {}
   const guests = new Map<Name, Guest>()
   const guest = (name: Name): Guest => guests.get(name)!
   const path = (name: string): string => join(routed.lab.folder, `${name}.sock`)
@@ -57,12 +58,6 @@ describe('guests that share their memory', wants, () => {
   /** Waits until a guest has answers from an address. */
   const reaches = (from: Name, address: string): Promise<unknown> =>
     until(`${from} reaches ${address}`, async () => (await guest(from).exec(`ping -c 1 -W 1 ${address}`)).rc === 0, 60)
-
-  const lost = (output: string): number => {
-    const counts = /(\d+) packets transmitted, (\d+) packets received/.exec(output)
-    if (counts === null) throw new Error(`no ping: ${output}`)
-    return Number(counts[1]) - Number(counts[2])
-  }
 
   async function serve(name: Name, port: number): Promise<void> {
     await guest(name).run(`iperf3 -s -1 -p ${port} >/tmp/iperf 2>&1 &`)
@@ -113,19 +108,20 @@ describe('guests that share their memory', wants, () => {
     }
   }
 
-  /** What the daemon and its shard hold: descriptors, and mappings of memory that has no path. */
+  /** What the daemon and its shard hold: descriptors by their kind, and mappings of shared memory. */
   async function held(): Promise<Record<string, number>> {
-    const shard = await shardPid()
-    const mapped = (pid: number): number =>
-      readFileSync(`/proc/${pid}/maps`, 'utf8')
-        .split('\n')
-        .filter((line) => /memfd:|\/dev\/shm/.test(line)).length
-    return {
-      daemon: readdirSync(`/proc/${routed.weft.pid}/fd`).length,
-      daemonMaps: mapped(routed.weft.pid),
-      shard: readdirSync(`/proc/${shard}/fd`).length,
-      shardMaps: mapped(shard),
+    const counts: Record<string, number> = {}
+    const count = (what: string): void => {
+      counts[what] = (counts[what] ?? 0) + 1
     }
+    for (const [name, pid] of [['daemon', routed.weft.pid] as const, ['shard', await shardPid()] as const]) {
+      for (const fd of readdirSync(`/proc/${pid}/fd`))
+        count(`${name} ${link(`/proc/${pid}/fd/${fd}`).replace(/[0-9]+/g, 'N')}`)
+      for (const line of readFileSync(`/proc/${pid}/maps`, 'utf8').split('\n'))
+        if (/memfd:|\/dev\/shm/.test(line)) count(`${name} maps`)
+    }
+    delete counts['shard anon_inode:[io_uring]'] // of a TAP, made at its first flood
+    return counts
   }
 
   before(async () => {
@@ -175,7 +171,7 @@ describe('guests that share their memory', wants, () => {
   it('pass TCP between them, in large frames', async () => {
     const earlier = await routed.port('g1')
     await tcp(addresses.g2, 40)
-    const { receive, software } = (await routed.port('g1')) as unknown as typeof earlier & { software: object }
+    const { receive, software } = (await routed.port('g1')) as PortState & { software: object }
     const bytes = receive.bytes - earlier.receive.bytes
     assert.ok(bytes / (receive.packets - earlier.receive.packets) > 3000, 'frames of segmentation offload, whole')
     assert.deepEqual(software, { segmented: 0, checksums: 0 })
@@ -255,47 +251,106 @@ describe('guests that share their memory', wants, () => {
     for (const name of ['g1', 'g2']) assert.equal((await routed.weft.port('lan', name)).state, 'up')
   })
 
-  it('survive all of this without a trace', async () => {
-    const { weft } = routed
-    const earlier = await held()
+  it('carry on in the new processes', async () => {
+    await tcp(addresses.g2, 10)
+    await tcpWithBox('g2', 10)
+    settled = await held()
+  })
 
-    // a neighbour that breaks the rules, while others go on
+  it('do not notice a neighbour that breaks every rule', async () => {
     const pinging = guest('g1').exec(`ping -i 0.1 -c 100 -W 2 ${wide.g2}`, 60)
     await hostile()
     const { output } = await pinging
-    assert.equal(lost(output), 0, output)
+    assert.match(output, /100 packets transmitted, 100 packets received/)
+  })
 
-    // the guest restarts its driver, then itself
+  it('restart their driver', async () => {
+    const cards = 'cd /sys/bus/virtio/drivers/virtio_net; for d in virtio*; do echo $d; done'
+    const names = (await guest('g1').run(cards)).split('\n').filter(Boolean)
     for (const verb of ['unbind', 'bind']) {
-      await guest('g1').run(
-        `for d in $(cd /sys/bus/virtio/devices; grep -l 0x0001 */device | cut -d/ -f1); do echo $d; done >/tmp/cards
-        for d in $(cat /tmp/cards); do echo $d >/sys/bus/virtio/drivers/virtio_net/${verb}; done`.replaceAll('\n', ';'),
-      )
-      if (verb === 'unbind') assert.match((await weft.waitPort('lan', 'g1', 'down')).reason ?? '', /driver has not/)
+      for (const name of names) await guest('g1').run(`echo ${name} >/sys/bus/virtio/drivers/virtio_net/${verb}`)
+      if (verb === 'bind') continue
+      assert.match((await routed.weft.waitPort('lan', 'g1', 'down')).reason ?? '', /driver has not started/)
     }
     await configure('g1')
     await reaches('g1', addresses.g2)
+    await reaches('g1', wide.g2)
+  })
+
+  it('reboot', async () => {
     await guest('g1').reboot()
     await configure('g1')
     await reaches('g1', addresses.g2)
+    await tcp(wide.g2, 10)
+  })
 
-    // QEMU is killed and started again, now without offloads
-    for (const name of ['g1', 'g2'] as const) {
-      await guest(name).kill()
-      await weft.waitPort('lan', name, 'down')
+  it('get more memory while frames flow', async () => {
+    const mapped = (await held())['shard maps']
+    const pinging = guest('g2').exec(`ping -i 0.1 -c 40 -W 2 ${addresses.g1}`, 60)
+    await guest('g1').monitor('object_add memory-backend-memfd,id=more,size=64M,share=on')
+    assert.equal((await guest('g1').monitor('device_add pc-dimm,id=dimm,memdev=more')).includes('Error'), false)
+    assert.equal((await held())['shard maps'], mapped + 2, 'one region more for each card')
+    assert.match((await pinging).output, /40 packets transmitted, 40 packets received/)
+  })
+
+  it('migrate to another QEMU while they download', async () => {
+    const { weft } = routed
+    for (const [network, name] of [
+      ['lan', 'm1'],
+      ['wide', 'm1w'],
+    ])
+      await weft.do(`port add ${network} ${name} --kind vhost-user --path ${path(name)}`)
+    await guest('g1').kill()
+    await boot('g1')
+    const same = (await sharingArguments(weft, ['lan', 'g1'], ['wide', 'g1w'])).join(' ')
+    const args = words(same.replaceAll(path('g1'), path('m1')).replaceAll(path('g1w'), path('m1w')))
+    const other = await Guest.boot(routed.lab, { name: 'm1', arguments: args, reboots: true, incoming: true })
+    try {
+      await guest('g2').run('mkdir -p /www && dd if=/dev/urandom of=/www/file bs=1M count=4 && httpd -h /www')
+      const sum = await guest('g2').run('sha256sum </www/file')
+      const get = `wget -q -O - http://${wide.g2}/file | sha256sum`
+      await guest('g1').run(`(while [ ! -e /tmp/enough ]; do ${get}; done; echo done) >/tmp/sums 2>&1 &`)
+      await guest('g1').migrate(other)
+      await guest('g1').kill()
+      guests.set('g1', other)
+      await weft.waitPort('lan', 'm1', 'up')
+      await reaches('g1', wide.g2)
+      await other.run('touch /tmp/enough')
+      const sums = await until('the last download is done', async () => {
+        const lines = (await other.run('cat /tmp/sums')).split('\n').filter(Boolean)
+        return lines.at(-1) === 'done' && lines.slice(0, -1)
+      })
+      assert.ok(sums.length >= 2, `${sums.length} downloads`)
+      for (const one of sums) assert.equal(one.trim(), sum.trim())
+      await routed.learns(await other.mac(), 'm1')
+    } finally {
+      await other.kill()
     }
+    for (const [network, name] of [
+      ['lan', 'm1'],
+      ['wide', 'm1w'],
+    ])
+      await weft.do(`port remove ${network} ${name}`)
+  })
+
+  it('are killed with QEMU and start again, one without offloads', async () => {
+    const { weft } = routed
+    await guest('g2').kill()
+    for (const name of ['g1', 'g2']) await weft.waitPort('lan', name, 'down')
     await weft.do('port set lan g2 --no-offloads')
     await Promise.all([boot('g1'), boot('g2')])
     assert.deepEqual((await weft.waitPort('lan', 'g2', 'up')).offloads, [])
     await reaches('g1', addresses.g2)
     await reaches('g1', wide.g2)
     await tcp(addresses.g2, 20)
-    const port = (await routed.port('g2')) as unknown as { software: { segmented: number } }
-    assert.ok(port.software.segmented > 0, 'cut in software for the guest that takes no large frames')
+    const { software } = (await routed.port('g2')) as PortState & { software: { segmented: number } }
+    assert.ok(software.segmented > 0, 'cut in software for the guest that takes no large frames')
     await tcpWithBox('g2', 10)
+  })
 
+  it('leave nothing behind', async () => {
     await until('all is given back', async () => {
-      assert.deepEqual(await held(), earlier)
+      assert.deepEqual(await held(), settled)
       return true
     })
   })
