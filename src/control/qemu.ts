@@ -15,8 +15,8 @@ import type { NetworkDefinition, PortDefinition } from './model.js'
 const MEMORY = '1G'
 
 /**
- * `memory`: the guest's, as -m takes it; for kind vhost-user alone. Throws ERR_UNSUPPORTED, with advice, for a port that
- * no guest can attach to.
+ * `memory`: the guest's, as -m takes it; for kind vhost-user alone. Throws ERR_UNSUPPORTED, with advice, for a port
+ * that no guest can attach to.
  */
 export function qemuAdvice(network: NetworkDefinition, port: PortDefinition, memory?: string): QemuAdvice {
   if (memory !== undefined && port.kind !== 'vhost-user')
@@ -59,7 +59,7 @@ export function qemuAdvice(network: NetworkDefinition, port: PortDefinition, mem
         [
           'the size of the memory must be that of -m, if that is given: weft qemu … --memory SIZE',
           'a guest with several such cards takes -object and -machine once',
-          'under TCG, QEMU 7.2 crashes with MSI-X on vhost-user: add vectors=0 to -device (KVM and later ones are well)',
+          'QEMU 7.2 under TCG crashes with MSI-X on vhost-user: add vectors=0 to -device (not with KVM or later QEMU)',
           client
             ? 'QEMU waits at its start until Weft has connected; Weft connects again when either side is restarted'
             : 'QEMU connects again when Weft is restarted (reconnect=1; from QEMU 9.2 on also reconnect-ms=1000)',

@@ -5,10 +5,10 @@
  *
  *   u32 request | u32 flags: bits 0-1 version 1, bit 2 reply, bit 3 an answer is wanted | u32 bytes of the payload
  *
- * Descriptors come with its first byte (SCM_RIGHTS). `MessageReader` reads exactly the header, then exactly the payload,
- * so the kernel keeps each message's descriptors apart; it takes what is there and goes on at the next call, however the
- * peer cuts its writes. `SHAPES` says of each request how long its payload is and how many descriptors it needs: what
- * does not fit is refused before anything of it is done.
+ * Descriptors come with its first byte (SCM_RIGHTS). `MessageReader` reads exactly the header, then exactly the
+ * payload, so the kernel keeps each message's descriptors apart; it takes what is there and goes on at the next call,
+ * however the peer cuts its writes. `SHAPES` says of each request how long its payload is and how many descriptors it
+ * needs: what does not fit is refused before anything of it is done.
  *
  * Limits: payload 4 KiB, 8 descriptors a message. Every refusal is a ProtocolError, in words; whoever gets one ends the
  * connection, since it is not known where the next message begins or what the peer believes.

@@ -5,7 +5,9 @@
  *
  *   nobody ──connection──> driver not started ──a ring runs──> up
  *     ^                          ^                             |
- *     └──────── the peer left ───┴──── the guest stopped it ───┘        broke the rules: error, until the next connection
+ *     └──────── the peer left ───┴──── the guest stopped it ───┘
+ *
+ * A peer or guest that breaks the rules is hung up on: the port is in error, with the reason, until the next connection.
  *
  * One peer at a time: while one is connected, another is turned away at once, unless the first has left. The port is in
  * the shard while somebody is connected. Pulling the cable (`setLink`) ends the connection and takes the listening path

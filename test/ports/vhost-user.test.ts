@@ -1,7 +1,7 @@
 /**
  * The vhost-user port's control side against a scripted front-end, with a socket that only notes what it is told: the
- * states of rings in every order of messages, answers at the right moment, a shard that ends under a message, and a peer
- * that breaks every rule.
+ * states of rings in every order of messages, answers at the right moment, a shard that ends under a message, and a
+ * peer that breaks every rule.
  */
 import assert from 'node:assert/strict'
 import { existsSync, fstatSync, mkdtempSync, readSync, readdirSync, rmSync, writeFileSync, openSync } from 'node:fs'

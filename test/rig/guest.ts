@@ -26,8 +26,8 @@ export interface GuestOptions {
 export const GUEST_MEMORY = '128M'
 
 /**
- * What `weft qemu` prints for ports of kind vhost-user, as arguments of one guest: with the size of its memory, which is
- * shared once, and without MSI-X, with which QEMU 7.2 crashes there under TCG.
+ * What `weft qemu` prints for ports of kind vhost-user, as arguments of one guest: with the size of its memory, which
+ * is shared once, and without MSI-X, with which QEMU 7.2 crashes there under TCG.
  */
 export async function sharingArguments(weft: Weft, ...ports: [network: string, port: string][]): Promise<string[]> {
   const all: string[] = []
