@@ -7,7 +7,7 @@
  *     ^                          ^                             |
  *     └──────── the peer left ───┴──── the guest stopped it ───┘
  *
- * A peer or guest that breaks the rules is hung up on: the port is in error, with the reason, until the next connection.
+ * A peer or guest that breaks the rules is hung up on: the port is in error, with its reason, until the next one.
  *
  * One peer at a time: while one is connected, another is turned away at once, unless the first has left. The port is in
  * the shard while somebody is connected. Pulling the cable (`setLink`) ends the connection and takes the listening path
@@ -54,7 +54,7 @@ export class VhostUserDevice implements Device {
 
   /** None while the guest takes nothing at all, so that it never gets more than it agreed to when it starts again. */
   get offloads(): number {
-    return this.session?.isRunning ? this.session.offloads : 0
+    return this.session?.guest.isRunning ? this.session.guest.offloads : 0
   }
 
   open(): void {
@@ -129,7 +129,7 @@ export class VhostUserDevice implements Device {
   }
 
   private show(): void {
-    if (this.session?.isRunning) this.socket.report('up', null)
+    if (this.session?.guest.isRunning) this.socket.report('up', null)
     else this.socket.report('down', `${this.name}: the guest's driver has not started`)
   }
 
