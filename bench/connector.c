@@ -26,33 +26,13 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "program.h"
 
 #define PARALLEL_MAX 4096
 #define EVENTS 256
 #define PATIENCE_SECONDS 1.0
-
-static void fail(const char *what) {
-    fprintf(stderr, "connector: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static long number(const char *name, const char *text, long least, long most) {
-    char *end;
-    long value = strtol(text, &end, 10);
-    if (*text == 0 || *end != 0 || value < least || value > most) {
-        fprintf(stderr, "connector: --%s %s is not %ld..%ld\n", name, text, least, most);
-        exit(2);
-    }
-    return value;
-}
 
 static struct in_addr parse_address(const char *text) {
     struct in_addr address;

@@ -14,7 +14,6 @@
  * threads, spinning. Weft may; the ratio shows whether that pays for the decisions it takes.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/if_tun.h>
@@ -23,10 +22,11 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
+
+#include "program.h"
 
 #ifndef TUN_F_USO4
 #define TUN_F_USO4 0x20
@@ -40,11 +40,6 @@ static volatile sig_atomic_t stopped;
 static void stop(int signal_number) {
     (void)signal_number;
     stopped = 1;
-}
-
-static void fail(const char *what) {
-    fprintf(stderr, "copy-loop: %s: %s\n", what, strerror(errno));
-    exit(1);
 }
 
 static void enter(const char *netns) {

@@ -29,8 +29,9 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "program.h"
 
 #define DEVICES_MAX 1024
 #define CLIENTS_MAX 65536
@@ -51,27 +52,6 @@ struct client {
 static int sockets[DEVICES_MAX];
 static double earned[DEVICES_MAX]; /* exchanges that may begin */
 static struct client clients[CLIENTS_MAX];
-
-static void fail(const char *what) {
-    fprintf(stderr, "dhcp-load: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static long number(const char *name, const char *text, long least, long most) {
-    char *end;
-    long value = strtol(text, &end, 10);
-    if (*text == 0 || *end != 0 || value < least || value > most) {
-        fprintf(stderr, "dhcp-load: --%s %s is not %ld..%ld\n", name, text, least, most);
-        exit(2);
-    }
-    return value;
-}
 
 /* An AF_PACKET socket that hears datagrams to UDP port 68 only: what it sends itself is no answer. */
 static int open_device(const char *name) {

@@ -25,11 +25,11 @@
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "program.h"
 
 #define FRAME_MAX 9216
 #define BURST_MAX 1024
@@ -43,17 +43,6 @@ static void stop(int signal_number) {
     stopped = 1;
 }
 
-static void fail(const char *what) {
-    fprintf(stderr, "frame-generator: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 static void parse_mac(const char *text, uint8_t mac[6]) {
     unsigned part[6];
     if (sscanf(text, "%x:%x:%x:%x:%x:%x", part, part + 1, part + 2, part + 3, part + 4, part + 5) != 6) {
@@ -61,16 +50,6 @@ static void parse_mac(const char *text, uint8_t mac[6]) {
         exit(2);
     }
     for (int i = 0; i < 6; i++) mac[i] = (uint8_t)part[i];
-}
-
-static long number(const char *name, const char *text, long least, long most) {
-    char *end;
-    long value = strtol(text, &end, 10);
-    if (*text == 0 || *end != 0 || value < least || value > most) {
-        fprintf(stderr, "frame-generator: --%s %s is not %ld..%ld\n", name, text, least, most);
-        exit(2);
-    }
-    return value;
 }
 
 /* The IPv4 and UDP headers of RFC 791 and 768 over the Ethernet header; the rest of the frame stays zero. */

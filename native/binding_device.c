@@ -108,8 +108,8 @@ static bool ip_bytes(const struct call *call, size_t index, struct ip_prefix *ip
     napi_typedarray_type type;
     size_t bytes = 0;
     void *data = NULL;
-    if (index >= call->count || napi_get_typedarray_info(call->env, call->arguments[index], &type, &bytes, &data, NULL,
-                                                         NULL) != napi_ok)
+    if (index >= call->count ||
+        napi_get_typedarray_info(call->env, call->arguments[index], &type, &bytes, &data, NULL, NULL) != napi_ok)
         return false;
     if (type != napi_uint8_array || (bytes != 4 && bytes != 16)) return false;
     memcpy(ip->bytes, data, bytes);
@@ -134,8 +134,7 @@ static napi_value on_route(napi_env env, napi_callback_info info, bool add) {
     struct ip_prefix ip = {.prefix = small_integer(&call, 3)}, gateway = {0};
     bool via = call.count > 4 && !is_null(&call, 4);
     if (!ip_bytes(&call, 2, &ip) || (via && !ip_bytes(&call, 4, &gateway))) return number(env, -EINVAL);
-    return number(env,
-                  route_change(text(&call, 0, name), text(&call, 1, netns), &ip, via ? &gateway : NULL, add));
+    return number(env, route_change(text(&call, 0, name), text(&call, 1, netns), &ip, via ? &gateway : NULL, add));
 }
 
 FUNCTION(add_route) { return on_route(env, info, true); }

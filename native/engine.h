@@ -47,7 +47,7 @@ struct port_kind_ops {
     void (*close)(struct engine *engine, struct port *port);
     /* Kinds that call port_poll(). A look at memory: is there anything for `receive` to do? */
     bool (*poll)(struct engine *engine, struct port *port);
-    /* Asks the peer to tell from now on, then looks once more: true if there is something now, and nothing will tell. */
+    /* Asks the peer to tell from now on and looks once more: true if something is there now, of which nothing tells. */
     bool (*arm)(struct engine *engine, struct port *port);
 };
 

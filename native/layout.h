@@ -125,6 +125,14 @@ enum drop {
     DROP_SEGMENTATION = 53,
 };
 
-enum port_kind { KIND_NONE = 0, KIND_TAP = 1, KIND_PACKET = 2, KIND_STREAM = 3, KIND_DGRAM = 4, KIND_RING = 5, KIND_VHOST_USER = 6 };
+enum port_kind {
+    KIND_NONE = 0,
+    KIND_TAP = 1,
+    KIND_PACKET = 2,
+    KIND_STREAM = 3,
+    KIND_DGRAM = 4,
+    KIND_RING = 5,
+    KIND_VHOST_USER = 6
+};
 
 #endif

@@ -269,7 +269,7 @@ export class ActiveRouter {
       definition,
       zone,
       gatewayPort,
-      mac: macBytes(mac),
+      mac,
       uplink,
       portNumber: (name) => host.portNumber(name),
       segmentOf: (network) => host.segmentOf(network),

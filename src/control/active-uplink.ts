@@ -30,8 +30,10 @@ import type { CompiledRoute, CompiledSegment } from '../dataplane/router/router-
 import { SERVICE_DHCP_CLIENT } from '../dataplane/router/router-table.js'
 import { native } from '../ports/native.js'
 import { ActivePort } from './active-port.js'
+import { UPLINK_PORT } from './definition.js'
 import { macBytes, macWords, stableMac } from './mac.js'
-import type { NetworkDefinition, PortDefinition, PortWaiver, UplinkStatus } from './model.js'
+import type { NetworkDefinition, PortDefinition, UplinkStatus } from './model.js'
+import { parsePort } from './port-definition.js'
 import type { RouterHost } from './active-router.js'
 import { compilePort } from './snapshot.js'
 import type { Uplink } from './uplink.js'
@@ -39,6 +41,8 @@ import type { Uplink } from './uplink.js'
 const DEFAULT4: Prefix = { ip: [0], prefix: 0 }
 const DEFAULT6: Prefix = { ip: [0, 0, 0, 0], prefix: 0 }
 const EEXIST = -17
+/** Hosts on the link that can be next hops. */
+const MAC_LIMIT = 1024
 
 export class ActiveUplink {
   readonly segment: number
@@ -68,7 +72,8 @@ export class ActiveUplink {
     this.segment = host.takeSegment()
     this.gatewayPort = host.takePort()
     this.mac = stableMac(network.uuid, 'uplink/router')
-    const definition = uplink.kind === 'host' ? hostPort(network) : netdevPort(uplink.dev)
+    const definition =
+      uplink.kind === 'host' ? devicePort('tap', hostDevice(network)) : devicePort('netdev', uplink.dev)
     const number = host.takePort()
     this.port = new ActivePort(
       number,
@@ -329,33 +334,9 @@ export function hostDevice({ name, uuid }: NetworkDefinition): string {
   return plain.length <= 15 ? plain : `${plain.slice(0, 10)}-${uuid.slice(0, 4)}`
 }
 
-function hostPort(network: NetworkDefinition): PortDefinition {
-  return {
-    ...PLAIN,
-    kind: 'tap',
-    dev: hostDevice(network),
-    netns: null,
-    queues: 1,
-    owner: null,
-    offloads: true,
-  }
-}
-
-function netdevPort(dev: string): PortDefinition {
-  return { ...PLAIN, kind: 'netdev', dev, netns: null }
-}
-
-/** What all uplinks' devices are, as ports. */
-const PLAIN = {
-  name: 'uplink',
-  vlan: { mode: 'none' as const, access: null, native: null, trunk: [] },
-  mac: null,
-  mtu: null,
-  isolated: false,
-  link: true,
-  macLimit: 1024,
-  addresses: [],
-  allow: ['spoofing', 'dhcp-server', 'router'] as PortWaiver[], // it is the outside
+/** The device as a port; it is the outside, so nothing is held against what comes from it. */
+function devicePort(kind: 'tap' | 'netdev', dev: string): PortDefinition {
+  return parsePort({ name: UPLINK_PORT, kind, dev, macLimit: MAC_LIMIT }, '', true)
 }
 
 function linkLocalPrefix(mac: string): Prefix {

@@ -87,6 +87,9 @@ export class GatewayServices {
   private readonly timer: NodeJS.Timeout
   private readonly waiting4: [Datagram, Context4][] = []
   private readonly waiting6: [Datagram, Context6][] = []
+  /** what the forwarder and the advertiser were told last: told again, they begin anew */
+  private toldUpstreams = ''
+  private toldAdvertised = ''
 
   constructor(network: NetworkDefinition, host: ServiceHost) {
     this.network = network
@@ -152,26 +155,38 @@ export class GatewayServices {
       texts: dns.texts,
       delegated: dns.domains.map(({ domain }) => domain),
     })
-    this.dns.forwarder.rebindProtection = dns.rebindProtection
     this.retune()
-    this.advertiser.configure(this.advertised())
+    this.rerouted()
     this.tcp.setMtu(network.mtu)
   }
 
-  /** The host's resolvers have changed. */
+  /**
+   * The host's resolvers may have changed. Other upstreams, or another judgement of what they say, make the forwarder
+   * forget its cache and what is on its way; the same ones leave it alone.
+   */
   retune(): void {
     const { dns, mode } = this.network
-    const upstreams = mode === 'isolated' ? [] : dns.upstreams.length > 0 ? dns.upstreams : this.host.resolvers()
+    const isIsolated = mode === 'isolated'
+    const upstreams = isIsolated ? [] : dns.upstreams.length > 0 ? dns.upstreams : this.host.resolvers()
+    const domains = isIsolated ? [] : dns.domains
+    const told = JSON.stringify([upstreams, domains, dns.rebindProtection])
+    if (told === this.toldUpstreams) return
+    this.toldUpstreams = told
     const parsed = (texts: readonly string[]) => texts.flatMap((text) => parseUpstream(text) ?? [])
+    this.dns.forwarder.rebindProtection = dns.rebindProtection
     this.dns.forwarder.setUpstreams(
       parsed(upstreams),
-      mode === 'isolated' ? [] : dns.domains.map((one) => ({ domain: one.domain, upstreams: parsed(one.upstreams) })),
+      domains.map((one) => ({ domain: one.domain, upstreams: parsed(one.upstreams) })),
     )
   }
 
-  /** The way out by IPv6 has come or gone. */
+  /** The way out by IPv6 may have come or gone. Only settings that differ are advertised anew. */
   rerouted(): void {
-    this.advertiser.configure(this.advertised())
+    const settings = this.advertised()
+    const told = JSON.stringify(settings)
+    if (told === this.toldAdvertised) return
+    this.toldAdvertised = told
+    this.advertiser.configure(settings)
   }
 
   /**

@@ -18,6 +18,7 @@ import type {
 import { contains, linkLocalOf, networkOf, parseIp, parseNetwork } from '../services/address.js'
 import type { Prefix } from '../services/address.js'
 import { sitesOf } from './gateway-services.js'
+import { macBytes, macWords } from './mac.js'
 import type { NetworkDefinition, RouteEntry } from './model.js'
 import { parseRules } from './rule.js'
 import { compileRules, defaultPolicies } from './rule-compile.js'
@@ -32,7 +33,7 @@ export interface RouterPlace {
   zone: number
   gatewayPort: number
   /** the gateway's, on the guests' segment */
-  mac: Uint8Array
+  mac: string
   uplink: UplinkPlace | null
   portNumber(name: string): number | null
   /** the segment of another network with a router */
@@ -56,18 +57,19 @@ export function compileRouter(place: RouterPlace): CompiledRouter {
   const { definition, zone, gatewayPort, mac, uplink } = place
   const { connections, nat, mode } = definition
   const forwards = compileForwards(place)
+  const { low, high } = macWords(mac)
   return {
     zone,
     lan: {
       segment: zone,
       gatewayPort,
-      macLow: mac[2] | (mac[3] << 8) | (mac[4] << 16) | (mac[5] << 24),
-      macHigh: mac[0] | (mac[1] << 8),
+      macLow: low,
+      macHigh: high,
       vid: 0,
       mtu: definition.mtu,
       addresses: [
         ...sitesOf(definition).map(({ subnet, gateway }) => ({ ip: gateway, prefix: subnet.prefix })),
-        { ip: linkLocalOf(mac), prefix: 64 },
+        { ip: linkLocalOf(macBytes(mac)), prefix: 64 },
       ],
       proxied: [],
       services: serviceBits(definition),

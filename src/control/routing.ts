@@ -131,9 +131,13 @@ export class Routing {
 
   private readonly counters = new Map<string, number[]>()
 
-  /** Reads the counters of all rules. */
+  /** Reads the counters of all rules; a network without rules is not asked for. */
   async readCounters(): Promise<void> {
-    for (const [name, { zone }] of this.routers) {
+    for (const [name, { zone, definition }] of this.routers) {
+      if (definition.rules.length === 0) {
+        this.counters.delete(name)
+        continue
+      }
       const counters = await this.host.shard.askList({ do: 'rules', zone }).catch(() => null)
       if (Array.isArray(counters)) this.counters.set(name, counters)
     }

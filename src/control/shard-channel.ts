@@ -35,7 +35,7 @@ export type Request = { id: number } & (
   /** answered by packets and bytes of each rule, see `Firewall.counters` */
   | { do: 'rules'; zone: number }
   /** copies the arena, as it is between two bursts, into the memory whose descriptor comes along */
-  | { do: 'copy'; bytes: number }
+  | { do: 'copy' }
 )
 
 /** A request as its sender writes it: the number is given by the sender's side of the channel. */

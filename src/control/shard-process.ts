@@ -145,8 +145,11 @@ function run(): never {
       case 'rules':
         return [...router.firewalls[request.zone].counters]
       case 'copy':
-        copyTables(arena, check(native.mapMemory(fds[0], request.bytes), 'copy'))
-        native.close(fds[0])
+        try {
+          copyTables(arena, fds[0])
+        } finally {
+          native.close(fds[0])
+        }
         return 0
     }
   }

@@ -1,9 +1,9 @@
 /**
  * The state folder: what must outlive the daemon. One JSON file a network, the API token, a lock.
  *
- *   STATE/networks/NAME.json   { version, active, network }    written whole: temporary file, fsync, rename, fsync
- *   folder STATE/token                the token of the TCP listener, mode 0600 STATE/lock                 process id
- *   and start time of the daemon that uses the folder
+ *   STATE/networks/NAME.json   { version, active, network }, written whole (`durable-file.ts`)
+ *   STATE/token                the token of the TCP listener, mode 0600
+ *   STATE/lock                 process id and start time of the daemon that uses the folder
  *
  * After a crash at any instant a file is the old one or the new one. A file that does not parse stays where it is,
  * under its name: it is reported, its network is not loaded, and no write goes over it. `version` is 1; a file of a
@@ -12,18 +12,9 @@
  * Capacity: none of its own; a network of 1000 ports is a file of about 100 KiB.
  */
 import { randomBytes } from 'node:crypto'
-import {
-  closeSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  writeSync,
-} from 'node:fs'
+import { closeSync, mkdirSync, openSync, readFileSync, readdirSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
+import { replaceFile, syncFolder } from '../services/durable-file.js'
 import { parseNetwork, writtenNetwork } from './definition.js'
 import { Failure } from './failure.js'
 import type { NetworkDefinition } from './model.js'
@@ -126,20 +117,9 @@ export class Store {
   }
 
   private write(path: string, text: string, mode: number): void {
-    const temporary = join(path, '..', `.${path.slice(path.lastIndexOf('/') + 1)}.${process.pid}`)
     try {
-      const fd = openSync(temporary, 'w', mode)
-      try {
-        const bytes = Buffer.from(text)
-        for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at)
-        fsyncSync(fd)
-      } finally {
-        closeSync(fd)
-      }
-      renameSync(temporary, path)
-      syncFolder(join(path, '..'))
+      replaceFile(path, Buffer.from(text), mode)
     } catch (error) {
-      rmSync(temporary, { force: true })
       throw storeFailure(`${path} cannot be written`, error)
     }
   }
@@ -174,15 +154,6 @@ function readNetwork(text: string, name: string): StoredNetwork {
   const network = parseNetwork(content.network, 'network')
   if (network.name !== name) throw new Error(`it holds the network ${network.name}`)
   return { network, active: content.active === true }
-}
-
-function syncFolder(folder: string): void {
-  const fd = openSync(folder, 'r')
-  try {
-    fsyncSync(fd)
-  } finally {
-    closeSync(fd)
-  }
 }
 
 /**

@@ -84,7 +84,7 @@ async function copyOf({ shard, networks, routers }: TraceRequest): Promise<Copie
   try {
     const buffer = check(native.mapMemory(memory, bytes), 'trace')
     formatArena(buffer, geometry)
-    await shard.ask({ do: 'copy', bytes }, [memory])
+    await shard.ask({ do: 'copy' }, [memory])
     const arena = viewArena(buffer)
     const driver = new MemoryDriver(arena)
     const secret = arena.header.slice(HEADER_SECRET, HEADER_SECRET + 4)

@@ -4,7 +4,7 @@
 import type { GuestChange } from './device.js'
 import type { Native } from './native.js'
 
-/** Applies a change; takes the descriptors over. Returns the native call's result, a negative errno if it is refused. */
+/** Applies a change; takes the descriptors over. Returns what the native call does: negative if it refuses. */
 export function share(native: Native, port: number, change: GuestChange, fds: number[]): number {
   switch (change.set) {
     case 'memory': {

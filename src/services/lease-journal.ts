@@ -10,24 +10,14 @@
  * middle that does not parse means that someone else wrote there, or that the disk is bad: it is reported in
  * `problems`, the others are used, and the file is kept as PATH.corrupt.
  *
- * Capacity: the file is written anew (temporary file, fsync, rename, fsync of the folder) once it is four times as long
- * as after the last time and longer than 64 KiB. A commit that fails (a full disk) throws; its lines stay remembered
- * and go with the next one, the part that did get written is cut off first. At most 64 KiB are remembered so; beyond,
- * the next commit that works writes the file anew instead.
+ * Capacity: the file is written anew (`durable-file.ts`) once it is four times as long as after the last time and
+ * longer than 64 KiB. A commit that fails (a full disk) throws; its lines stay remembered and go with the next one, the
+ * part that did get written is cut off first. At most 64 KiB are remembered so; beyond, the next commit that works
+ * writes the file anew instead.
  */
-import {
-  closeSync,
-  fdatasyncSync,
-  fsyncSync,
-  ftruncateSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs'
+import { closeSync, fdatasyncSync, ftruncateSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { exchangeFile, syncFolder, writeAll } from './durable-file.js'
 
 const COMPACT_BYTES = 65536
 const COMPACT_RATIO = 4
@@ -113,22 +103,9 @@ export class LeaseJournal {
 
   /** Writes the file anew with what `snapshot` gives, which includes all that was appended. */
   compact(): void {
-    const temporary = `${this.path}.new`
-    const block = Buffer.from(
-      this.snapshot()
-        .map((line) => `${JSON.stringify(line)}\n`)
-        .join(''),
-    )
-    const fd = openSync(temporary, 'w', 0o600)
-    try {
-      writeAll(fd, block, 0)
-      fsyncSync(fd)
-      renameSync(temporary, this.path)
-    } catch (error) {
-      closeSync(fd)
-      rmSync(temporary, { force: true })
-      throw error
-    }
+    const lines = this.snapshot().map((line) => `${JSON.stringify(line)}\n`)
+    const block = Buffer.from(lines.join(''))
+    const fd = exchangeFile(this.path, block)
     this.close()
     this.fd = fd
     this.bytes = block.length
@@ -184,18 +161,5 @@ function parseLine(bytes: Buffer): object | string {
     return typeof value === 'object' && value !== null ? value : 'not an object'
   } catch (error) {
     return (error as Error).message
-  }
-}
-
-function writeAll(fd: number, bytes: Uint8Array, position: number): void {
-  for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at, bytes.length - at, position + at)
-}
-
-function syncFolder(folder: string): void {
-  const fd = openSync(folder, 'r')
-  try {
-    fsyncSync(fd)
-  } finally {
-    closeSync(fd)
   }
 }

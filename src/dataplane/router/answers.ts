@@ -14,7 +14,8 @@
 import * as drops from '../drops.js'
 import * as layout from '../layout.js'
 import * as firewall from './firewall.js'
-import { Flow, Headers } from './headers.js'
+import { Flow } from './flow.js'
+import { Headers } from './headers.js'
 import * as headerTypes from './headers.js'
 import * as icmpErrors from './icmp-error.js'
 import type { Router } from './router.js'
@@ -127,18 +128,7 @@ export class Answers {
     const broken = state.errors.parseQuoted(h, quoted)
     if (broken !== 0) return pool.drop(packet, broken)
     // what this end sent came to the other as the reverse of what is quoted
-    inverse.family = quoted.family
-    inverse.protocol = quoted.protocol
-    inverse.source0 = quoted.destination0
-    inverse.source1 = quoted.destination1
-    inverse.source2 = quoted.destination2
-    inverse.source3 = quoted.destination3
-    inverse.destination0 = quoted.source0
-    inverse.destination1 = quoted.source1
-    inverse.destination2 = quoted.source2
-    inverse.destination3 = quoted.source3
-    inverse.sourcePort = quoted.destinationPort
-    inverse.destinationPort = quoted.sourcePort
+    inverse.reverse(quoted)
     const match = connections.find(zone.zone, inverse)
     if (match < 0) return pool.drop(packet, DROP_INVALID)
     const neighbor = this.router.nextHop(match >> 1, match & 1)

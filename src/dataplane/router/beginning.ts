@@ -18,8 +18,8 @@ import * as layout from '../layout.js'
 import type { Answers } from './answers.js'
 import * as firewall from './firewall.js'
 import type { Firewall } from './firewall.js'
+import { Flow } from './flow.js'
 import * as headerTypes from './headers.js'
-import { Flow } from './headers.js'
 import * as icmpErrors from './icmp-error.js'
 import type { Router } from './router.js'
 import * as routerTable from './router-table.js'
@@ -72,7 +72,7 @@ export class Beginning {
     const { state, inside } = this
     const { headers: h, zone, segment, packet, pool } = state
     if (this.answers.isForClient()) return state.gateway.serve(packet, segment)
-    copyFlow(inside, h)
+    inside.copy(h)
     const own = zone.ownSegment(h.family, h.destination0, h.destination1, h.destination2, h.destination3)
     const isOwn = own >= 0
     if (isOwn && (own !== zone.uplink || !this.translateDestination())) return this.answers.own()
@@ -133,9 +133,9 @@ export class Beginning {
     const isLocal = path === PATH_OUT && this.router.isLocal(entry, direction)
     const taken = isLocal ? PATH_LOCAL : path
     if (!judge.needsEveryPacket(taken)) return true
-    copyFlow(inside, state.headers)
+    inside.copy(state.headers)
     const to = this.router.translated((entry << 1) | direction)
-    if (to !== null && path === PATH_IN) copyDestination(inside, to)
+    if (to !== null && path === PATH_IN) inside.copyDestination(to)
     return this.judge(judge, taken, STATE_ESTABLISHED, -1, false)
   }
 
@@ -195,18 +195,7 @@ export class Beginning {
   private translateSource(isAsked: boolean): number {
     const { state, inside, reply } = this
     const { headers: h, zone } = state
-    reply.family = inside.family
-    reply.protocol = inside.protocol
-    reply.source0 = inside.destination0
-    reply.source1 = inside.destination1
-    reply.source2 = inside.destination2
-    reply.source3 = inside.destination3
-    reply.sourcePort = inside.destinationPort
-    reply.destination0 = h.source0
-    reply.destination1 = h.source1
-    reply.destination2 = h.source2
-    reply.destination3 = h.source3
-    reply.destinationPort = h.sourcePort
+    reply.reverse(inside)
     if (!isAsked || !(h.family === 4 ? zone.translates4 : zone.translates6)) return NO_MAPPING
     const owner = state.pool.records[(state.packet << RECORD_SHIFT) + INGRESS]
     let mapping = state.mappings.bind(zone.zone, h, owner, state.now)
@@ -223,23 +212,4 @@ export class Beginning {
     if (h.protocol === PROTOCOL_ICMP || h.protocol === PROTOCOL_ICMP6) reply.sourcePort = reply.destinationPort
     return mapping
   }
-}
-
-function copyFlow(to: Flow, from: Flow): void {
-  to.family = from.family
-  to.protocol = from.protocol
-  to.source0 = from.source0
-  to.source1 = from.source1
-  to.source2 = from.source2
-  to.source3 = from.source3
-  to.sourcePort = from.sourcePort
-  copyDestination(to, from)
-}
-
-function copyDestination(to: Flow, from: Flow): void {
-  to.destination0 = from.destination0
-  to.destination1 = from.destination1
-  to.destination2 = from.destination2
-  to.destination3 = from.destination3
-  to.destinationPort = from.destinationPort
 }

@@ -27,7 +27,7 @@ import * as portTable from '../port-table.js'
 import * as entryLayout from './connection-entry.js'
 import { ConnectionKeys, isSameFlow } from './connection-keys.js'
 import { ConnectionLists, lowestBit } from './connection-lists.js'
-import type { Flow } from './headers.js'
+import type { Flow } from './flow.js'
 
 export * from './connection-entry.js'
 

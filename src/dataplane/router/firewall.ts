@@ -32,7 +32,7 @@
  * records wait in an array of LOGS_MAX until the shard tells them. More than LOGS_PER_SECOND, and what finds the array
  * full, is only counted (`suppressed`): nobody can flood the log.
  */
-import type { Flow } from './headers.js'
+import type { Flow } from './flow.js'
 
 export const PATH_OUT = 0
 export const PATH_IN = 1

@@ -18,6 +18,7 @@ import * as layout from '../layout.js'
 import type { Mirror } from '../mirror.js'
 import * as portTable from '../port-table.js'
 import type { PortTable } from '../port-table.js'
+import { isLinkLocal6 } from './address-kinds.js'
 import { ARP_REPLY, ARP_REQUEST, answerArp, arpSender, arpTarget, askArp, validArp } from './arp.js'
 import * as fragments from './fragments.js'
 import { Headers } from './headers.js'
@@ -437,8 +438,7 @@ export class Gateway implements Releases {
   /** Whether the source of a packet can be a host on the link: it is of the link, and not the router's. */
   private mayBeNeighbor(segment: number, { source0, source1, source2, source3 }: Headers): boolean {
     const zone = this.table.zones[this.table.zone[segment]]
-    const isLinkLocal = (source0 & 0xffc00000) === (0xfe800000 | 0)
-    if (!isLinkLocal && !zone.isOnLink(segment, 6, source0, source1, source2, source3)) return false
+    if (!isLinkLocal6(source0) && !zone.isOnLink(segment, 6, source0, source1, source2, source3)) return false
     return !zone.answersOn(segment, 6, source0, source1, source2, source3)
   }
 }

@@ -21,6 +21,7 @@ import type { Fdb } from '../fdb.js'
 import * as layout from '../layout.js'
 import * as portTable from '../port-table.js'
 import type { PortTable } from '../port-table.js'
+import { isLinkLocal6 } from './address-kinds.js'
 import { arpSender, validArp } from './arp.js'
 import type { Neighbors } from './neighbors.js'
 import type { RouterTable } from './router-table.js'
@@ -232,7 +233,7 @@ export class Guard {
       return 0
     const zone = this.table.zones[this.table.zone[segment]]
     if (zone.answersOn(segment, family, ip0, ip1, ip2, ip3)) return DROP_SPOOFED_ADDRESS
-    const isLinkLocal = family === 6 && (ip0 & 0xffc00000) === (0xfe800000 | 0)
+    const isLinkLocal = family === 6 && isLinkLocal6(ip0)
     if (isLinkLocal || zone.isOnLink(segment, family, ip0, ip1, ip2, ip3)) {
       const { neighbors } = this
       const entry = neighbors.find(segment, family, ip0, ip1, ip2, ip3)

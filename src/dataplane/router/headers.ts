@@ -20,13 +20,14 @@
  * past 64 KiB are not negotiated), and `native/offload.c` refuses one whose header disagrees. The frame may be longer
  * than its IP packet: padding.
  *
- * Not done here: martian addresses, which the router judges by the predicates below and by what it knows; checksums of
+ * Not done here: martian addresses, which the router judges by `address-kinds.ts` and by what it knows; checksums of
  * transports, which the ends verify.
  */
 import type { Pool } from '../burst.js'
 import * as drops from '../drops.js'
 import * as layout from '../layout.js'
 import { fold, halves, sumRange } from './checksum.js'
+import { Flow } from './flow.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
 const { DROP_BAD_IP, DROP_BAD_IP_CHECKSUM, DROP_BAD_OFFLOAD, DROP_BAD_TRANSPORT, DROP_IP_OPTIONS } = drops
@@ -76,26 +77,6 @@ const UDP_CHECKSUM = 6
 const ICMP_CHECKSUM = 2
 /** Behind this many bytes of a transport that is not TCP or ICMP, nothing is judged or rewritten. */
 const JUDGED_BYTES = 8
-
-/** The ends of a packet, as `connections.ts`, `mappings.ts` and the firewall compare them. */
-export class Flow {
-  /** 4 or 6 */
-  family = 4
-  /** of the transport, behind IPv6 extension headers */
-  protocol = 0
-  /** address words, most significant first; IPv4 has the first alone, the others are 0 */
-  source0 = 0
-  source1 = 0
-  source2 = 0
-  source3 = 0
-  destination0 = 0
-  destination1 = 0
-  destination2 = 0
-  destination3 = 0
-  /** TCP, UDP, SCTP, DCCP, UDP-Lite: 0 to 65535; ICMP echo and timestamp queries: the identifier, in both; else 0 */
-  sourcePort = 0
-  destinationPort = 0
-}
 
 export class Headers extends Flow {
   /** byte in the arena */
@@ -431,47 +412,4 @@ export function isIcmpQuery(family: number, type: number): boolean {
 export function isIcmpError(family: number, type: number): boolean {
   if (family === 6) return type >= 1 && type <= 4
   return type === 3 || type === 4 || type === 11 || type === 12
-}
-
-// Addresses that cannot stand where they do (RFC 1812 section 5.3.7, RFC 3704, RFC 6890).
-
-/** No host's address: 0/8, 127/8, multicast, 240/4 and the limited broadcast. */
-export function isMartianSource4(ip: number): boolean {
-  const first = ip >>> 24
-  return first === 0 || first === 127 || first >= 224
-}
-
-/** 0/8, 127/8 and 240/4; neither multicast nor the limited broadcast, see `isGroup4`. */
-export function isMartianDestination4(ip: number): boolean {
-  const first = ip >>> 24
-  return first === 0 || first === 127 || (first >= 240 && ip !== -1)
-}
-
-/** Multicast or the limited broadcast: never routed here. */
-export function isGroup4(ip: number): boolean {
-  return ip >>> 28 === 14 || ip === -1
-}
-
-/** 169.254/16 (RFC 3927): stays on its link. */
-export function isLinkLocal4(ip: number): boolean {
-  return ip >>> 16 === 0xa9fe
-}
-
-/** No host's address on a wire: multicast, ::, ::1 and the rest of ::/96, ::ffff:0:0/96 (IPv4 in IPv6). */
-export function isMartianSource6(ip0: number, ip1: number, ip2: number): boolean {
-  return ip0 >>> 24 === 0xff || isMartianDestination6(ip0, ip1, ip2)
-}
-
-/** ::/96, which holds :: and ::1, and ::ffff:0:0/96; not multicast, see `isGroup6`. */
-export function isMartianDestination6(ip0: number, ip1: number, ip2: number): boolean {
-  return (ip0 | ip1) === 0 && (ip2 === 0 || ip2 === 0xffff)
-}
-
-export function isGroup6(ip0: number): boolean {
-  return ip0 >>> 24 === 0xff
-}
-
-/** fe80::/10: stays on its link. */
-export function isLinkLocal6(ip0: number): boolean {
-  return ip0 >>> 22 === 0x3fa
 }

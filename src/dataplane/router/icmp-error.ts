@@ -24,6 +24,7 @@ import type { Pool } from '../burst.js'
 import * as drops from '../drops.js'
 import * as layout from '../layout.js'
 import type { Arena } from '../layout.js'
+import * as addressKinds from './address-kinds.js'
 import { checksum, pseudoHeader4, pseudoHeader6 } from './checksum.js'
 import * as headers from './headers.js'
 import type { Headers } from './headers.js'
@@ -32,7 +33,8 @@ import type { Headers } from './headers.js'
 const { DROP_BAD_TRANSPORT, DROP_INVALID } = drops
 const { ETHERTYPE, HEADER_ICMP_LIMITED, HEADER_ICMP_SENT, HEADER_LENGTH, MAC_HIGH, OFFSET, RECORD_SHIFT } = layout
 const { FRAGMENT_LATER, FRAGMENT_NONE, PROTOCOL_ICMP, PROTOCOL_ICMP6, PROTOCOL_TCP } = headers
-const { isGroup4, isGroup6, isIcmpError, isMartianSource4, isMartianSource6 } = headers
+const { isIcmpError } = headers
+const { isGroup4, isGroup6, isMartianSource4, isMartianSource6 } = addressKinds
 
 /** Why a destination is unreachable. */
 export const UNREACHABLE_NETWORK = 0

@@ -17,8 +17,9 @@ import * as connectionTable from './connection-entry.js'
 import * as tracking from './conntrack.js'
 import * as firewall from './firewall.js'
 import type { Firewall } from './firewall.js'
+import { Flow } from './flow.js'
 import * as headerTypes from './headers.js'
-import { Flow, Headers, isIcmpError } from './headers.js'
+import { Headers, isIcmpError } from './headers.js'
 import * as icmpErrors from './icmp-error.js'
 import type { RouterState } from './state.js'
 
@@ -91,7 +92,7 @@ export class LocalFilter {
     if (!this.judge(judge, isNew ? STATE_NEW : STATE_INVALID, packet, ingress, egress)) return false
     // what goes another way than its connection, or by a key that the router has, is judged each time
     if (isStateless || !isNew || match >= 0) return true
-    reverse(this.reply, h)
+    this.reply.reverse(h)
     const entry = state.connections.create(network, network, h, this.reply, ingress, state.now)
     if (entry < 0) return this.refuse(DROP_CONNECTION_LIMIT)
     state.connections.words[(entry << CONNECTION_SHIFT) + CONN_EGRESS] = egress + 1
@@ -172,19 +173,4 @@ export class LocalFilter {
     const type = h.icmp >> 8
     return h.protocol === PROTOCOL_ICMP6 && ((type >= 130 && type <= 137) || type === 143)
   }
-}
-
-function reverse(to: Flow, from: Flow): void {
-  to.family = from.family
-  to.protocol = from.protocol
-  to.source0 = from.destination0
-  to.source1 = from.destination1
-  to.source2 = from.destination2
-  to.source3 = from.destination3
-  to.sourcePort = from.destinationPort
-  to.destination0 = from.source0
-  to.destination1 = from.source1
-  to.destination2 = from.source2
-  to.destination3 = from.source3
-  to.destinationPort = from.sourcePort
 }

@@ -5,7 +5,7 @@
 import * as layout from '../layout.js'
 import type { Arena } from '../layout.js'
 import { HashIndex, KeyedHash } from './hash-index.js'
-import type { Flow } from './headers.js'
+import type { Flow } from './flow.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
 const { MAPPING_SHIFT } = layout

@@ -35,8 +35,8 @@ import type { Arena } from '../layout.js'
 import * as portTable from '../port-table.js'
 import * as connectionTable from './connections.js'
 import { KeyedHash } from './hash-index.js'
+import type { Flow } from './flow.js'
 import * as headers from './headers.js'
-import type { Flow } from './headers.js'
 import { IdleMappings } from './idle-mappings.js'
 import * as mappingEntry from './mapping-entry.js'
 import { MappingKeys, isAt, keyOf } from './mapping-entry.js'
@@ -50,6 +50,7 @@ const {
   HEADER_MAPPINGS_REFUSED,
   HEADER_MAPPINGS_USED,
   HEADER_MAPPING_CAPACITY,
+  HEADER_NOW,
   HEADER_TIME_NANOS,
   MAPPING_SHIFT,
 } = layout
@@ -434,7 +435,7 @@ export class Mappings {
     }
     for (let mapping = 0; mapping < this.end; mapping++) {
       const at = mapping << MAPPING_SHIFT
-      if (words[at + MAP_KEY] !== 0 && words[at + MAP_CONNECTIONS] === 0) this.linkIdle(mapping, 0)
+      if (words[at + MAP_KEY] !== 0 && words[at + MAP_CONNECTIONS] === 0) this.linkIdle(mapping, header[HEADER_NOW])
     }
   }
 

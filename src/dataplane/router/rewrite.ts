@@ -21,6 +21,7 @@
  */
 import type { Pool } from '../burst.js'
 import * as layout from '../layout.js'
+import * as addressKinds from './address-kinds.js'
 import { advanced, changed16, changed32, corrected, swapped } from './checksum.js'
 import * as headers from './headers.js'
 import type { Headers } from './headers.js'
@@ -29,7 +30,8 @@ import type { Headers } from './headers.js'
 const { CHECKSUM_START, OFFLOAD, OFFLOAD_CHECKSUM, OFFSET, RECORD_SHIFT } = layout
 const { FRAGMENT_LATER, FRAGMENT_NONE, PROTOCOL_DCCP, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDP_LITE } =
   headers
-const { isIcmpQuery, isGroup4, isGroup6, isMartianSource4, isMartianSource6 } = headers
+const { isIcmpQuery } = headers
+const { isGroup4, isGroup6, isMartianSource4, isMartianSource6 } = addressKinds
 
 const IPV6_BYTES = 40
 const FRAGMENT_HEADER_BYTES = 8

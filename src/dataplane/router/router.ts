@@ -22,6 +22,7 @@
  */
 import * as drops from '../drops.js'
 import * as layout from '../layout.js'
+import * as addressKinds from './address-kinds.js'
 import * as answering from './answers.js'
 import { Answers } from './answers.js'
 import { Beginning } from './beginning.js'
@@ -31,10 +32,10 @@ import * as tracking from './conntrack.js'
 import { Established } from './established.js'
 import * as cutting from './fragmentation.js'
 import { cutPacket } from './fragmentation.js'
+import { Flow } from './flow.js'
 import * as fragmentTable from './fragments.js'
 import type { RoutesPackets } from './gateway.js'
 import * as headerTypes from './headers.js'
-import { Flow } from './headers.js'
 import * as icmpErrors from './icmp-error.js'
 import type { GivesUp } from './neighbors.js'
 import type { RouterState } from './state.js'
@@ -46,7 +47,15 @@ const { DROP_HOP_LIMIT, DROP_INVALID, DROP_MARTIAN, DROP_NOT_ROUTED, DROP_NO_NEI
 const { CONNECTION_SHIFT, HEADER_LENGTH, HEADER_ROUTED_PACKETS, INGRESS, LENGTH, OFFSET, RECORD_SHIFT, SEGMENT_BYTES } =
   layout
 const { FRAGMENT_NONE, PROTOCOL_ICMP6, PROTOCOL_TCP, PROTOCOL_UDP } = headerTypes
-const { isGroup4, isMartianDestination4, isMartianDestination6, isMartianSource4, isMartianSource6 } = headerTypes
+const {
+  isGroup4,
+  isGroup6,
+  isLinkLocal6,
+  isMartianDestination4,
+  isMartianDestination6,
+  isMartianSource4,
+  isMartianSource6,
+} = addressKinds
 const {
   CONN_DESTINATION,
   CONN_GENERATION,
@@ -80,8 +89,6 @@ const PORT_DHCP = 67
 /** No segment, no connection. */
 const NOWHERE = -1
 const NONE = -1
-const LINK_LOCAL6 = 0xfe800000 | 0
-const LINK_LOCAL6_MASK = 0xffc00000 | 0
 
 export class Router implements RoutesPackets, GivesUp {
   private readonly state: RouterState
@@ -218,9 +225,9 @@ export class Router implements RoutesPackets, GivesUp {
     } else {
       if (isMartianSource6(source0, source1, source2)) return DROP_MARTIAN
       if (isMartianDestination6(destination0, destination1, destination2)) return DROP_MARTIAN
-      if (destination0 >>> 24 === 0xff) return DROP_NOT_ROUTED
+      if (isGroup6(destination0)) return DROP_NOT_ROUTED
       // a link-local address means nothing on another link: its host may speak to the router only
-      if ((source0 & LINK_LOCAL6_MASK) === LINK_LOCAL6 || (destination0 & LINK_LOCAL6_MASK) === LINK_LOCAL6) {
+      if (isLinkLocal6(source0) || isLinkLocal6(destination0)) {
         const isOwn = zone.answersOn(segment, 6, destination0, destination1, destination2, destination3)
         return isOwn ? 0 : DROP_NOT_ROUTED
       }

@@ -4,8 +4,9 @@
  * An answer that is a place (`route`, `forward`) is an index into the arrays here. All lists are searched in order:
  * they are short (see the limits of `src/control/definition.ts`), and only a connection's first packet asks.
  */
+import { isLinkLocal6 } from './address-kinds.js'
+import type { Flow } from './flow.js'
 import type { CompiledPrefix, CompiledRouter, CompiledSegment, Ip } from './router-table.js'
-import type { Flow } from './headers.js'
 
 /** Words of a row of `own`, `routes` and `forwards`. */
 const OWN = 8 // segment, family, prefix, proxied, address
@@ -82,7 +83,7 @@ export class Zone {
     let found = -1
     for (let i = 0; i < own.length; i += OWN) {
       if (own[i] !== segment || own[i + 1] !== family || own[i + 3] !== 0) continue
-      const isLinkLocal = family === 6 && (own[i + 4] & 0xffc00000) === (0xfe800000 | 0)
+      const isLinkLocal = family === 6 && isLinkLocal6(own[i + 4])
       if (!isLinkLocal) return i
       if (found < 0) found = i
     }

@@ -39,7 +39,7 @@ import {
   WORTH_SHIFT,
   WORTH_UNPROVEN,
 } from '../../../src/dataplane/router/connections.js'
-import type { Flow } from '../../../src/dataplane/router/headers.js'
+import type { Flow } from '../../../src/dataplane/router/flow.js'
 import { randomFrom } from '../rig.js'
 import { PORTS, flow, reverse, tracking } from './conntrack-rig.js'
 

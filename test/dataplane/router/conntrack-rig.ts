@@ -5,10 +5,10 @@
 import { Pool } from '../../../src/dataplane/burst.js'
 import { CONN_STATUS, CONN_WORDS, Connections, WORTH_SHIFT } from '../../../src/dataplane/router/connections.js'
 import { Conntrack, TRACK_INVALID, TRACK_NEW, stateName } from '../../../src/dataplane/router/conntrack.js'
+import { Flow } from '../../../src/dataplane/router/flow.js'
 import {
   FRAGMENT_LATER,
   FRAGMENT_NONE,
-  Flow,
   Headers,
   PROTOCOL_ICMP,
   PROTOCOL_ICMP6,

@@ -15,7 +15,8 @@ import {
   WORTH_UNPROVEN,
 } from '../../../src/dataplane/router/connections.js'
 import { TIMEOUTS as SAME, stateName } from '../../../src/dataplane/router/conntrack.js'
-import { FRAGMENT_LATER, type Flow } from '../../../src/dataplane/router/headers.js'
+import type { Flow } from '../../../src/dataplane/router/flow.js'
+import { FRAGMENT_LATER } from '../../../src/dataplane/router/headers.js'
 import { HEADER_CONNECTIONS_EXPIRED, HEADER_CONNECTIONS_INVALID } from '../../../src/dataplane/layout.js'
 import { ACK, FIN, RST, SYN, Session, Tracker, flow, reverse } from './conntrack-rig.js'
 

@@ -15,7 +15,7 @@ import {
 } from '../../../src/control/rule.js'
 import * as firewall from '../../../src/dataplane/router/firewall.js'
 import { Firewall } from '../../../src/dataplane/router/firewall.js'
-import { Flow } from '../../../src/dataplane/router/headers.js'
+import { Flow } from '../../../src/dataplane/router/flow.js'
 import { contains, familyOf, parseIp, parseNetworkOrIp } from '../../../src/services/address.js'
 
 const { ACCEPT, DROP, PATHS, PATH_GATEWAY, PATH_IN, PATH_LOCAL, PATH_OUT, PATH_SELF, REJECT } = firewall

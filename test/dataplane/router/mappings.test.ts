@@ -13,7 +13,7 @@ import {
   HEADER_SECRET,
 } from '../../../src/dataplane/layout.js'
 import { CONN_MAPPING, CONN_WORDS, Connections } from '../../../src/dataplane/router/connections.js'
-import { Flow } from '../../../src/dataplane/router/headers.js'
+import { Flow } from '../../../src/dataplane/router/flow.js'
 import { ASKED_MAX, IDLE_SECONDS, Mappings, OWNER_LIMIT } from '../../../src/dataplane/router/mappings.js'
 import { PortRange } from '../../../src/dataplane/router/port-range.js'
 import {
@@ -97,12 +97,11 @@ class Bench {
     this.seconds(10)
   }
 
-  /** A new shard process on the same arena. */
+  /** A new shard process on the same arena, whose time goes on. */
   succeed(): void {
     this.connections = new Connections(this.arena, GEOMETRY.ports)
     this.mappings = new Mappings(this.arena, GEOMETRY.ports)
     this.connections.mappings = this.mappings
-    this.seconds(0)
   }
 
   seconds(now: number): void {
@@ -538,7 +537,9 @@ test('a successor knows every mapping and its connections; those without are idl
   assert.notEqual(bench.port({ source: 7 }), 5000)
   assert.notEqual(bench.port({ source: 7, sourcePort: 6000 }), 6000)
   assert.equal(bench.enters({ destination: 2, destinationPort: 9 }, 5000, FILTER_ADDRESS), true)
-  bench.mappings.sweep(IDLE_SECONDS)
+  bench.mappings.sweep(bench.now + IDLE_SECONDS - 1)
+  assert.equal(bench.mappings.findOutside(ZONE, inbound(outbound({}), 6000)), idle)
+  bench.mappings.sweep(bench.now + IDLE_SECONDS)
   assert.equal(bench.mappings.findOutside(ZONE, inbound(outbound({}), 6000)), -1)
   bench.connections.remove(one)
   bench.mappings.sweep(1000)
