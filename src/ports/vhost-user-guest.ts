@@ -1,9 +1,9 @@
 /**
  * What one front-end has shared so far, and telling the shard of it: features, memory, dirty log, rings.
  *
- * Every descriptor that the front-end gave and is still in use is held here. The model is changed first and then shared,
- * so that a shard that dies at any moment is replaced by one that is told the whole model (`restore`); a change that was
- * under way then waits for that and is done.
+ * Every descriptor that the front-end gave and is still in use is held here. The model is changed first and then
+ * shared, so that a shard that dies at any moment is replaced by one that is told the whole model (`restore`); a change
+ * that was under way then waits for that and is done.
  *
  * A ring is told to the shard as soon as features, memory and its own pieces are there, in any order; disabled rings
  * too. With PROTOCOL_FEATURES rings begin disabled (SET_VRING_ENABLE), features without that bit enable them all; the
