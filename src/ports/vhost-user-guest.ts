@@ -57,6 +57,11 @@ export class VhostUserGuest {
     this.line = line
   }
 
+  /** Features are agreed on. */
+  get hasFeatures(): boolean {
+    return this.features !== null
+  }
+
   /** Frames flow in one direction at least. */
   get isRunning(): boolean {
     return this.rings.some((ring) => ring.isRunning)

@@ -134,8 +134,10 @@ export class VhostUserDevice implements Device {
   }
 
   private ended(reason: string | null): void {
+    // QEMU leaves so when the port offers less than its guest has agreed to before
+    const hint = this.session?.guest.hasFeatures ? '' : '; the last peer left without agreeing on features'
     this.unplug()
-    if (reason === null) this.socket.report('down', `${this.name}: nobody is connected`)
+    if (reason === null) this.socket.report('down', `${this.name}: nobody is connected${hint}`)
     else this.socket.report('error', `${this.name}: ${reason}`)
     if (this.options.client && this.link) this.socket.openLater()
   }

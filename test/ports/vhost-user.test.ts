@@ -435,6 +435,15 @@ describe('connections', () => {
     assert.equal(socket.state, 'up')
   })
 
+  it('one that leaves with nothing agreed on is told of', async () => {
+    make()
+    const peer = await greeted()
+    peer.close()
+    peers.pop()
+    await until('gone', () => socket.state.startsWith('down: nobody'))
+    assert.equal(socket.state, 'down: nobody is connected; the last peer left without agreeing on features')
+  })
+
   it('the client connects, and again after its peer has gone', async () => {
     make({ client: true, poll: true, offloads: false })
     assert.throws(() => device.open(), { code: 'ENOENT' })
