@@ -283,6 +283,24 @@ test('QEMU arguments', async () => {
   ]
   for (const [port, line] of expected) assert.equal(advice(port), line)
   assert.throws(() => advice({ kind: 'tap' }), /holds the TAP p itself/)
+  const shared = '-object memory-backend-memfd,id=weft-memory,size=1G,share=on -machine memory-backend=weft-memory'
+  assert.equal(
+    advice({ kind: 'vhost-user', path: '/a,b' }),
+    `${shared} -chardev socket,id=p-socket,path=/a,,b,reconnect=1 -netdev vhost-user,id=p,chardev=p-socket ${device}`,
+  )
+  assert.equal(
+    advice({ kind: 'vhost-user', path: '/s', client: true, queues: 4, mtu: 9000 }),
+    `${shared} -chardev socket,id=p-socket,path=/s,server=on -netdev vhost-user,id=p,chardev=p-socket,queues=4 ` +
+      `${device},mq=on,vectors=10,host_mtu=9000`,
+  )
+  const one = parseNetwork({ name: 'n', uuid, ports: [{ name: '1', kind: 'vhost-user', path: '/s' }] })
+  const words = qemuAdvice(one, one.ports[0], '4G').arguments
+  assert.match(words.join(' '), /size=4G,share=on .* -netdev vhost-user,id=port-1,chardev=port-1-socket/)
+  const other = parseNetwork({ name: 'n', uuid, ports: [{ name: 'q', kind: 'qemu', path: '/s' }] })
+  assert.throws(
+    () => qemuAdvice(other, other.ports[0], '4G'),
+    /memory: 4G is for ports of kind vhost-user, q is a qemu/,
+  )
   assert.match(stableMac(uuid, 'p'), /^52(:[0-9a-f]{2}){5}$/)
   assert.notEqual(stableMac(uuid, 'p'), stableMac(uuid, 'q'))
 })

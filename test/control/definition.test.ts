@@ -60,8 +60,8 @@ test('ports are refused with path and value', () => {
     [network([{ ...tap, access: 5, trunk: '6' }]), 'ports[0].access', '5 and a trunk exclude each other'],
     [network([{ ...tap, acess: 5 }]), 'ports[0].acess', 'unknown key (known are name, kind, dev'],
     [network([{ kind: 'tap' }]), 'ports[0].name', 'is missing'],
-    [network([{ name: 'a' }]), 'ports[0].kind', 'is missing (tap, netdev, qemu, pcap)'],
-    [network([{ name: 'a', kind: 'tun' }]), 'ports[0].kind', 'tun is not one of tap, netdev, qemu, pcap'],
+    [network([{ name: 'a' }]), 'ports[0].kind', 'is missing (tap, netdev, vhost-user, qemu, pcap)'],
+    [network([{ name: 'a', kind: 'tun' }]), 'ports[0].kind', 'tun is not one of tap, netdev, vhost-user, qemu, pcap'],
     [network([{ name: 'a', kind: 'netdev' }]), 'ports[0].dev', 'is missing'],
     [network([{ ...tap, mac: '01:00:5e:00:00:01' }]), 'ports[0].mac', '01:00:5e:00:00:01 is a group address'],
     [network([{ ...tap, mac: '00:00:00:00:00:00' }]), 'ports[0].mac', 'is no address of a host'],
@@ -80,6 +80,21 @@ test('ports are refused with path and value', () => {
     ],
     [network([{ name: 'q', kind: 'qemu', path: '127.0.0.1:0' }]), 'ports[0].path', '0 is not 1..65535'],
     [network([{ name: 'q', kind: 'qemu', path: `/${'x'.repeat(107)}` }]), 'ports[0].path', 'is 108 bytes long'],
+    [network([{ name: 'v', kind: 'vhost-user' }]), 'ports[0].path', 'is missing'],
+    [network([{ name: 'v', kind: 'vhost-user', path: 'v.sock' }]), 'ports[0].path', 'v.sock is not an absolute path'],
+    [network([{ name: 'v', kind: 'vhost-user', path: '127.0.0.1:99' }]), 'ports[0].path', 'is not an absolute path'],
+    [network([{ name: 'v', kind: 'vhost-user', path: `/${'x'.repeat(107)}` }]), 'ports[0].path', 'is 108 bytes long'],
+    [network([{ name: 'v', kind: 'vhost-user', path: '/v', queues: 17 }]), 'ports[0].queues', '17 is not 1..16'],
+    [network([{ name: 'v', kind: 'vhost-user', path: '/v', dgram: true }]), 'ports[0].dgram', 'unknown key'],
+    [network([{ name: 'v', kind: 'vhost-user', path: '/v', poll: 'yes' }]), 'ports[0].poll', 'yes'],
+    [
+      network([
+        { name: 'q', kind: 'qemu', path: '/v' },
+        { name: 'v', kind: 'vhost-user', path: '/v' },
+      ]),
+      'ports[1]',
+      'socket /v is in use by port q',
+    ],
     [network([{ name: 'p', kind: 'pcap' }]), 'ports[0].read', 'reads a file, writes one, or both'],
     [network([7]), 'ports[0]', '7 is not a port'],
     [network([{ ...tap, addresses: ['10.0.0.300'] }]), 'ports[0].addresses[0]', '10.0.0.300 is not an IP address'],
@@ -108,7 +123,7 @@ test('what comes later is unsupported by name', () => {
       /^uplink: uplink sockets comes in a later version/,
     ],
     [() => parsePort({ name: 'a', kind: 'xdp' }), /ports of kind xdp come in a later version/],
-    [() => parsePort({ name: 'a', kind: 'vhost-user' }), /vhost-user/],
+    [() => parsePort({ name: 'a', kind: 'vde' }), /vde/],
     [() => readDocument('<network/>'), /XML comes in a later version/],
   ]
   for (const [work, sentence] of cases) {
@@ -211,6 +226,13 @@ test('property: VIDs and ports round trip', () => {
     }),
     { seed: 1 },
   )
+})
+
+test('a vhost-user port round trips, and says only what is not the default', () => {
+  const plain = { name: 'v', kind: 'vhost-user', path: '/run/v.sock' }
+  assert.deepEqual(writtenPort(parsePort(plain)), plain)
+  const all = { ...plain, client: true, queues: 4, poll: true, offloads: false }
+  assert.deepEqual(writtenPort(parsePort(all)), all)
 })
 
 test('property: whatever is given, it is parsed or refused as a Failure', () => {

@@ -65,7 +65,17 @@ describe('bad input', needs('root', 'tun', 'weft', 'ip'), () => {
     ['port remove lan nosuch', /nosuch/],
     ['port add lan p1 --kind tap --dev wtother', /p1/],
     ['port add lan p --kind teleport', /teleport/, either],
-    ['port add lan p --kind vhost-user --path /tmp/x.sock', /vhost-user/, either],
+    ['port add lan p --kind vde --path /tmp/x', /vde/, either],
+    ['port add lan p --kind vhost-user', /path/, either],
+    ['port add lan p --kind vhost-user --path 127.0.0.1:4000', /127\.0\.0\.1:4000/, either],
+    ['port add lan p --kind vhost-user --path /nosuchfolder/p.sock', /nosuchfolder/],
+    [`port add lan p --kind vhost-user --path /tmp/${'x'.repeat(120)}`, /107|108|too long/, either],
+    ['port add lan p --kind vhost-user --path /tmp/x.sock --queues 17', /17/, either],
+    ['port add lan p --kind vhost-user --path /tmp/x.sock --dgram', /dgram/, either],
+    ['port add lan p --kind vhost-user --path /tmp/x.sock --dev eth0', /dev/, either],
+    ['port set lan p1 --poll', /poll/, either],
+    ['qemu lan p1 --memory 4G', /4G/],
+    ['qemu lan p1 --memory lots', /lots/, either],
     ['port add lan p --kind netdev', /dev/, either],
     ['port add lan p --kind netdev --dev nosuch0', /nosuch0/],
     ['port add lan p --kind tap --dev abcdefghijklmnop', /abcdefghijklmnop/, either],
@@ -124,7 +134,8 @@ describe('bad input', needs('root', 'tun', 'weft', 'ip'), () => {
     await wiring.add('n1', '--kind netdev --dev d0')
     known = await defined()
     await refused('port add lan n2 --kind netdev --dev d0', /d0/)
-    await refused(`port add lan n2 --kind qemu --path ${join(folder, 'p1.sock')}`, /p1\.sock/)
+    for (const kind of ['qemu', 'vhost-user'])
+      await refused(`port add lan n2 --kind ${kind} --path ${join(folder, 'p1.sock')}`, /p1\.sock/)
     await wiring.weft.do('port remove lan n1')
     known = await defined()
   })
@@ -132,7 +143,8 @@ describe('bad input', needs('root', 'tun', 'weft', 'ip'), () => {
   it('does not touch a file that is where its socket should be', async () => {
     const path = join(folder, 'precious')
     writeFileSync(path, 'do not lose this')
-    await refused(`port add lan n3 --kind qemu --path ${path}`, /precious/)
+    for (const kind of ['qemu', 'vhost-user'])
+      await refused(`port add lan n3 --kind ${kind} --path ${path}`, /precious/)
     assert.equal(readFileSync(path, 'utf8'), 'do not lose this')
   })
 
@@ -140,7 +152,8 @@ describe('bad input', needs('root', 'tun', 'weft', 'ip'), () => {
     const path = join(folder, 'taken.sock')
     const server = createServer()
     await new Promise<void>((resolve) => server.listen(path, resolve))
-    await refused(`port add lan n4 --kind qemu --path ${path}`, /taken\.sock/)
+    for (const kind of ['qemu', 'vhost-user'])
+      await refused(`port add lan n4 --kind ${kind} --path ${path}`, /taken\.sock/)
     server.close()
   })
 

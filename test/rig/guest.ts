@@ -11,12 +11,33 @@ import { type Socket, connect } from 'node:net'
 import { join } from 'node:path'
 import { Background, until, words } from './commands.js'
 import { type GuestImage, guestImage } from './guest-image.js'
+import type { Weft } from './daemon.js'
 import type { Lab, Namespace } from './namespaces.js'
 
 export interface GuestOptions {
   name: string
   arguments: readonly string[] // -netdev … -device …: what `weft qemu` prints, or a netdev of the test's own
   namespace?: Namespace // QEMU runs in it
+  reboots?: boolean // a reboot of the guest is one, not QEMU's end
+  incoming?: boolean // boots nothing: waits for a guest that migrates here
+}
+
+/** The memory of a guest, as -m takes it. */
+export const GUEST_MEMORY = '128M'
+
+/**
+ * What `weft qemu` prints for ports of kind vhost-user, as arguments of one guest: with the size of its memory, which
+ * is shared once, and without MSI-X, with which QEMU 7.2 crashes there under TCG.
+ */
+export async function sharingArguments(weft: Weft, ...ports: [network: string, port: string][]): Promise<string[]> {
+  const all: string[] = []
+  for (const [network, port] of ports) {
+    const text = await weft.do(['qemu', network, port, '--memory', GUEST_MEMORY])
+    const args = words(text.split('\n')[0] ?? '')
+    const netdev = args.indexOf('-chardev')
+    all.push(...(all.length === 0 ? args.slice(0, netdev) : []), ...args.slice(netdev))
+  }
+  return all.map((word) => (word.startsWith('virtio-net-pci,') ? `${word},vectors=0,romfile=` : word))
 }
 
 export class Guest {
@@ -38,12 +59,15 @@ export class Guest {
     const image = await guestImage()
     const folder = join(lab.folder, `guest-${options.name}`)
     mkdirSync(folder, { recursive: true })
-    const args = [...machine(image, folder), ...options.arguments]
+    const started = machine(image, folder).filter((word) => word !== '-no-reboot' || options.reboots !== true)
+    const incoming = options.incoming === true ? ['-incoming', `unix:${join(folder, 'incoming')}`] : []
+    const args = [...started, ...options.arguments, ...incoming]
     const qemu = 'qemu-system-x86_64'
     const program = options.namespace?.spawn(qemu, args) ?? new Background(qemu, args)
     const guest = new Guest(options.name, program, folder)
     try {
-      await guest.ready()
+      await guest.dial()
+      if (options.incoming !== true) await guest.seesReady()
     } catch (error) {
       await guest.kill()
       throw error
@@ -86,6 +110,44 @@ export class Guest {
     await this.run(`ip addr add ${address} dev ${device} && ip link set ${device} up`)
   }
 
+  /** Restarts the guest, not QEMU; needs `reboots`. */
+  async reboot(): Promise<void> {
+    this.text = ''
+    this.control?.write('0 reboot -f\n')
+    await this.seesReady()
+  }
+
+  /** Tells QEMU's monitor; its answer. */
+  async monitor(command: string): Promise<string> {
+    const socket = await dial(join(this.folder, 'monitor'))
+    let text = ''
+    socket.setEncoding('utf8').on('data', (more: string) => {
+      text += more
+    })
+    socket.on('error', () => {})
+    const prompts = (count: number) => () => this.check() && text.split('(qemu) ').length > count
+    await until('the monitor is there', prompts(1))
+    const start = text.length
+    socket.write(`${command}\n`)
+    await until(`the monitor does: ${command}`, prompts(2), 60)
+    socket.destroy()
+    return text.slice(start).replace('(qemu) ', '')
+  }
+
+  /** Moves the running guest into another QEMU, which waits for it; this one has stopped it then. */
+  async migrate(to: Guest): Promise<void> {
+    await this.monitor(`migrate -d unix:${join(to.folder, 'incoming')}`)
+    await until(
+      `guest ${this.name} has migrated`,
+      async () => {
+        const info = await this.monitor('info migrate')
+        if (/Migration status: completed/.test(info)) return true
+        throw new Error(info)
+      },
+      60,
+    )
+  }
+
   /** Stops the virtual CPU and QEMU with it: the guest's end neither reads nor writes until `resume`. */
   freeze(): void {
     this.program.signal('SIGSTOP')
@@ -110,13 +172,16 @@ export class Guest {
     return existsSync(path) ? readFileSync(path, 'utf8').slice(-2000) : ''
   }
 
-  private async ready(): Promise<void> {
+  private async dial(): Promise<void> {
     const path = join(this.folder, 'control')
     this.control = await until('QEMU opens the control channel', () => this.check() && dial(path), 30)
     this.control.setEncoding('utf8').on('data', (text: string) => {
       this.text += text
     })
     this.control.on('error', () => {})
+  }
+
+  private async seesReady(): Promise<void> {
     await until(
       `guest ${this.name} is ready`,
       () => {
@@ -138,7 +203,9 @@ const dial = (path: string): Promise<Socket> =>
 
 function machine(image: GuestImage, folder: string): string[] {
   return [
-    ...words('-nodefaults -no-user-config -display none -no-reboot -accel tcg -M pc -m 128 -device virtio-serial-pci'),
+    ...words('-nodefaults -no-user-config -display none -no-reboot -accel tcg -M pc -device virtio-serial-pci'),
+    '-m',
+    `${GUEST_MEMORY},slots=2,maxmem=512M`,
     '-kernel',
     image.kernel,
     '-initrd',
@@ -151,5 +218,7 @@ function machine(image: GuestImage, folder: string): string[] {
     `socket,id=ctl,path=${join(folder, 'control')},server=on,wait=off`,
     '-device',
     'virtserialport,chardev=ctl,name=ctl',
+    '-monitor',
+    `unix:${join(folder, 'monitor')},server=on,wait=off`,
   ]
 }
