@@ -16,6 +16,8 @@
  * - Static entries never age, move or give way, and stand in no list. A frame with such a source at another port is not
  *   learned from.
  *
+ * - Networks that move to another shard. Their entries come here by `takeIn`, with their ages: see `transfer.ts`.
+ *
  * Not done here: whether a frame may be learned from (`ingress.ts` dropped those with a bad source).
  */
 import * as layout from './layout.js'
@@ -151,6 +153,24 @@ export class Fdb {
     return true
   }
 
+  /**
+   * Takes an entry over from another shard's table; what is known of the key here stays as it is. The port's entries
+   * come oldest first.
+   * @param seen second; FDB_STATIC: a static entry
+   * @returns false, counted: there is no room
+   */
+  takeIn(low: number, keyHigh: number, network: number, port: number, seen: number, moves: number): boolean {
+    if (this.find(this.place(low, keyHigh, network), low, keyHigh, network + 1) >= 0) return true
+    if (this.header[HEADER_FDB_USED] >= this.limit && !this.evict()) {
+      this.header[HEADER_FDB_REFUSED]++
+      return false
+    }
+    const entry = this.claim(low, keyHigh, network + 1, port, seen)
+    this.entries[entry + FDB_MOVES] = moves
+    if (seen !== FDB_STATIC) this.append(entry, port)
+    return true
+  }
+
   /** Removes one entry, static or learned. Returns whether it was there. */
   remove(low: number, keyHigh: number, network: number): boolean {
     const entry = this.find(this.place(low, keyHigh, network), low, keyHigh, network + 1)
@@ -162,12 +182,13 @@ export class Fdb {
   /**
    * Forgets entries of a network: those of `port` (-1: any) and `vid` (-1: any).
    * @param statics also the static ones
+   * @param limit how many at most
    * @returns how many
    */
-  flush(network: number, port: number, vid: number, statics: boolean): number {
+  flush(network: number, port: number, vid: number, statics: boolean, limit: number = 0x7fffffff): number {
     const entries = this.entries
     let removed = 0
-    for (let i = 0; i <= this.mask; i++) {
+    for (let i = 0; i <= this.mask && removed < limit; i++) {
       const entry = i << FDB_SHIFT
       if (entries[entry + FDB_NETWORK] !== network + 1) continue
       if (port >= 0 && entries[entry + FDB_PORT] !== port) continue
