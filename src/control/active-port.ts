@@ -25,8 +25,8 @@ import { QemuDevice } from '../ports/qemu.js'
 import { TapDevice } from '../ports/tap.js'
 import { Failure, type FailureCode } from './failure.js'
 import { injectFrame } from './inject.js'
+import type { Carrier } from './carrier.js'
 import type { PortDefinition, PortStatus } from './model.js'
-import type { Shard } from './shard.js'
 
 const ECONNRESET = 104
 const RETRY_FIRST_MILLIS = 200
@@ -42,10 +42,12 @@ export class ActivePort implements Socket {
   /** the network's MTU, for a port that has none of its own */
   networkMtu: number
   readonly device: Device
-  private readonly shard: Shard
+  private readonly shard: Carrier
   private readonly onChange: (port: ActivePort, isState: boolean) => void
   private attachment = 0
   private attached: { kind: number; fds: number[] } | null = null
+  private attachedAt = '' // the seat of its carrier then
+  private isSuspended = false
   private settled: Promise<unknown> = Promise.resolve()
   private retry: NodeJS.Timeout | null = null
   private retryMillis = RETRY_FIRST_MILLIS
@@ -56,7 +58,7 @@ export class ActivePort implements Socket {
     definition: PortDefinition,
     networkMtu: number,
     mac: string,
-    shard: Shard,
+    shard: Carrier,
     /** `isState`: it went up, down or wrong; else only what the shard must know of it has changed */
     onChange: (port: ActivePort, isState: boolean) => void,
   ) {
@@ -122,12 +124,24 @@ export class ActivePort implements Socket {
     if (this.device.mtuLimit !== before) this.onChange(this, false)
   }
 
+  /** Its network moves: the shard has let go of it, or will, without being asked here. */
+  suspend(): void {
+    this.isSuspended = true
+    this.attachedAt = ''
+  }
+
+  /** The network is where it is to be: what has become of the device meanwhile goes there. */
+  resume(): void {
+    this.isSuspended = false
+    this.reattach()
+  }
+
   /**
-   * Gives a new shard process the descriptors. A stream of which the old one had read or written half a frame cannot be
+   * Gives a new shard process the descriptors, if it has not got them. A stream of which the old one had read or written half a frame cannot be
    * gone on with: it is closed, and the peer connects again.
    */
   reattach(): void {
-    if (!this.attached) return
+    if (!this.attached || this.isSuspended || this.attachedAt === this.shard.seat) return
     const held = (this.number << COUNTER_SHIFT) + HELD_BYTES
     if (this.shard.arena.counters[held] > 0) {
       this.shard.arena.counters[held] = 0
@@ -153,6 +167,8 @@ export class ActivePort implements Socket {
     this.attached = { kind, fds: [...fds] }
     this.attachment++
     this.retryMillis = RETRY_FIRST_MILLIS
+    if (this.isSuspended) return
+    this.attachedAt = this.shard.seat
     const asked = this.shard.ask(
       { do: 'attach', port: this.number, kind, attachment: this.attachment },
       this.attached.fds,
@@ -164,7 +180,7 @@ export class ActivePort implements Socket {
   detach(): void {
     if (!this.attached) return
     this.attached = null
-    this.settle(this.shard.ask({ do: 'detach', port: this.number }))
+    if (!this.isSuspended) this.settle(this.shard.ask({ do: 'detach', port: this.number }))
   }
 
   share(change: GuestChange, fds: number[]): Promise<number> {

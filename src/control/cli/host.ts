@@ -48,10 +48,10 @@ function statusList(report: StatusReport): string {
     ['networks', `${networks.active} active of ${networks.defined}`],
     ['ports', `${ports.up} up, ${ports.down} down, ${ports.error} in error`],
     ...report.shards.map(
-      ({ index, pid, restarts, pool, fdb, neighbors, connections }) =>
+      ({ index, pid, restarts, networks: carried, ports: theirs, pool, fdb, neighbors, connections }) =>
         [
           `shard ${index}`,
-          `process ${pid}, ${restarts} restarts, ${pool.free} of ${pool.slots} slots free, ` +
+          `process ${pid}, ${restarts} restarts, ${carried} networks with ${theirs} ports, ${pool.free} of ${pool.slots} slots free, ` +
             `${fdb.used} of ${fdb.capacity} addresses, ${neighbors.used} of ${neighbors.capacity} neighbors, ` +
             `${connections.used} of ${connections.capacity} connections`,
         ] as const,
