@@ -50,7 +50,6 @@ const {
   HEADER_MAPPINGS_REFUSED,
   HEADER_MAPPINGS_USED,
   HEADER_MAPPING_CAPACITY,
-  HEADER_NOW,
   HEADER_TIME_NANOS,
   MAPPING_SHIFT,
 } = layout
@@ -487,8 +486,7 @@ export class Mappings {
     }
     for (let mapping = 0; mapping < this.end; mapping++) {
       const at = mapping << MAPPING_SHIFT
-      // which of them have been idle for how long is not known of all: they are kept for another while
-      if (words[at + MAP_KEY] !== 0 && words[at + MAP_CONNECTIONS] === 0) this.linkIdle(mapping, header[HEADER_NOW])
+      if (words[at + MAP_KEY] !== 0 && words[at + MAP_CONNECTIONS] === 0) this.linkIdle(mapping, 0)
     }
   }
 
