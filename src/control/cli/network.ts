@@ -103,7 +103,7 @@ function changes(options: Record<string, unknown>): Record<string, unknown> {
     domain: domain === 'none' ? null : domain,
     mtu,
     fdbAgeSeconds: fdbAge,
-    shard,
+    shard: shard === 'auto' ? null : shard,
     autostart,
   })
 }
@@ -121,6 +121,7 @@ async function create(session: Session, [name = '']: string[], options: Record<s
   })
   const document = fromFile ? ((await readNetwork(name)) as object) : { name }
   if (settings.domain === 'none') settings.domain = null
+  if (settings.shard === 'auto') settings.shard = null
   const params = { ...document, ...settings } as Methods['network.create']['params']
   const result = await session.call('network.create', params)
   session.print(result, `network ${result.name} is active`)
