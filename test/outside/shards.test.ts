@@ -91,14 +91,13 @@ class TwoNetworks {
 
   /** Moves a network to and fro until something is done; how often. */
   async moveUntil(network: string, done: Promise<unknown>): Promise<number> {
-    let isDone = false
-    const end = done.then(
-      () => (isDone = true),
-      () => (isDone = true),
-    )
+    const work = { isDone: false }
+    const end = (): void => {
+      work.isDone = true
+    }
+    void done.then(end, end)
     let moves = 0
-    for (; !isDone; moves++) await this.move(network, ((await this.show(network)).runsOn ?? 0) ^ 1)
-    await end
+    for (; !work.isDone; moves++) await this.move(network, ((await this.show(network)).runsOn ?? 0) ^ 1)
     return moves
   }
 }
@@ -251,10 +250,10 @@ describe('two shards', wants, () => {
       fdb,
     )
     assert.ok(fdb.includes('52:54:00:aa:bb:cc a2 true'))
-    const after = await weft.json<PortState>('port show one a1')
+    const later = await weft.json<PortState>('port show one a1')
     for (const way of ['receive', 'transmit'] as const) {
-      assert.ok(after[way].packets >= port[way].packets, way)
-      assert.ok(after[way].bytes >= port[way].bytes, way)
+      assert.ok(later[way].packets >= port[way].packets, way)
+      assert.ok(later[way].bytes >= port[way].bytes, way)
     }
     const [rule]: Rule[] = await outside.rules('one')
     assert.deepEqual([rule.rule, rule.packets >= counted.packets], [counted.rule, true])
@@ -349,22 +348,22 @@ describe('two shards', wants, () => {
   })
 
   it('kill -9 of one shard: it is replaced, and the other network loses nothing', async () => {
-    const before = await all.shards()
+    const first = await all.shards()
     const stream = outside.probe.stream(a1.space, outside.world, world.ip, 300)
     const answered = pings(b1, world.ip)
     await until('the stream has begun', async () =>
       (await outside.connections('one')).some((one) => one.original.destinationPort >= 6000 && one.bytes > 1_000_000),
     )
-    process.kill(before[0].pid, 'SIGKILL')
+    process.kill(first[0].pid, 'SIGKILL')
     await stream
     assert.equal(await answered, PINGS)
     const now = await all.shards()
     assert.deepEqual(
       now.map(({ restarts }) => restarts),
-      [before[0].restarts + 1, before[1].restarts],
+      [first[0].restarts + 1, first[1].restarts],
     )
-    assert.equal(now[1].pid, before[1].pid)
-    assert.notEqual(now[0].pid, before[0].pid)
+    assert.equal(now[1].pid, first[1].pid)
+    assert.notEqual(now[0].pid, first[0].pid)
     await a1.reaches(world.ip)
   })
 
