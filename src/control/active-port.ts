@@ -137,8 +137,8 @@ export class ActivePort implements Socket {
   }
 
   /**
-   * Gives a new shard process the descriptors, if it has not got them. A stream of which the old one had read or written half a frame cannot be
-   * gone on with: it is closed, and the peer connects again.
+   * Gives another shard or a new process of it the descriptors, if it has not got them. A stream of which the old one
+   * had read or written half a frame cannot be gone on with: it is closed, and the peer connects again.
    */
   reattach(): void {
     if (!this.attached || this.isSuspended || this.attachedAt === this.shard.seat) return

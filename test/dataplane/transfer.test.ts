@@ -44,9 +44,9 @@ function give(weft: Routed, table: TableName, list: Int32Array[]): number[] {
   const results: number[] = []
   for (let first = 0; first < list.length; first += PIECE_RECORDS) {
     const piece = list.slice(first, first + PIECE_RECORDS)
-    const answers = new Int32Array(piece.length)
-    transfer.takeIn(table, Int32Array.from(piece.flatMap((record) => [...record])), piece.length, answers)
-    results.push(...answers)
+    const places = new Int32Array(piece.length)
+    transfer.takeIn(table, Int32Array.from(piece.flatMap((record) => [...record])), piece.length, places)
+    results.push(...places)
   }
   return results
 }
@@ -157,7 +157,7 @@ for (const seed of [1, 2, 3, 4]) {
       if (random(30) === 0) {
         const seconds = 1 + random(9)
         assert.deepEqual(before.wait(seconds), stays.wait(seconds))
-        for (const weft of [stays, before]) for (const site of [A, B]) weft.teach(site)
+        for (const weft of [stays, before]) for (const each of [A, B]) weft.teach(each)
       }
     }
     after.site(A) // its configuration, and the router's own static entries
@@ -181,7 +181,7 @@ for (const seed of [1, 2, 3, 4]) {
         // what each sends by itself, probes, has its own rhythm
         for (const weft of [stays, before, after]) {
           weft.wait(seconds)
-          for (const site of [A, B]) weft.teach(site)
+          for (const each of [A, B]) weft.teach(each)
         }
       }
     }
