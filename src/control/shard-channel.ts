@@ -42,7 +42,7 @@ export type Request = { id: number } & (
   | { do: 'halt'; segments: number[]; ports: number[] }
   /** answered by where to go on (-1: the table is done) and how many records were written */
   | { do: 'copyOut'; table: TableName; segments: number[]; from: number }
-  /** answered by a number for each record: 0 refused, 1, of a mapping its entry + 1 */
+  /** answered by a number for each record, as far as it came: 0 refused, 1, of a mapping its entry + 1 */
   | { do: 'takeIn'; table: TableName; count: number }
   /** answered by where to go on; -1: the table is done */
   | { do: 'discard'; table: TableName; segments: number[]; from: number }

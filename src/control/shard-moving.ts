@@ -1,12 +1,13 @@
 /**
  * In the shard process: the requests by which networks leave it for another shard and come from one.
  *
- * What is done is in `dataplane/transfer.ts`; here are the records' way into the memory that a request brings along,
- * and out of it. The memory is read and written by its descriptor and not mapped: this process never returns to the
- * event loop, in which Node would let a mapping go.
+ * What is done is in `dataplane/transfer.ts`; here is how much of it at a time: a request is answered after
+ * BUDGET_MILLIS, with how far it came, so that the frames of other networks wait no longer. And here is the way of the
+ * records into the memory that a request brings along, and out of it. That is read and written by its descriptor and
+ * not mapped: this process never returns to the event loop, in which Node would let a mapping go.
  */
 import { readSync, writeSync } from 'node:fs'
-import { type Arena, HEADER_FDB_CAPACITY } from '../dataplane/layout.js'
+import type { Arena } from '../dataplane/layout.js'
 import type { Pipeline } from '../dataplane/pipeline.js'
 import { DONE, PIECE_RECORDS, RECORD_WORDS, type TableName, Transfer } from '../dataplane/transfer.js'
 import { native } from '../ports/native.js'
@@ -17,20 +18,19 @@ type MovingRequest = Extract<Request, { do: 'halt' | 'copyOut' | 'takeIn' | 'dis
 /** In which they are forgotten: mappings when no connection has them any more. */
 export const DISCARD_ORDER: readonly TableName[] = ['connections', 'mappings', 'neighbors', 'fdb']
 
-/** Words of the memory that records travel in: a piece of any table, or all of an FDB. */
-export function transferWords({ header }: Arena): number {
-  return Math.max(PIECE_RECORDS * RECORD_WORDS.connections, (header[HEADER_FDB_CAPACITY] >> 1) * RECORD_WORDS.fdb)
-}
+/** Records that a request carries at most. */
+export const CARRIED_RECORDS = 1024
+/** Words of the memory that they travel in. */
+export const CARRIED_WORDS = (CARRIED_RECORDS + 2 * PIECE_RECORDS) * RECORD_WORDS.connections
+const BUDGET_MILLIS = 1
 
 export class Moving {
-  private readonly arena: Arena
   private readonly pipeline: Pipeline
   private readonly transfer: Transfer
   private records: Int32Array | null = null // made at the first use
-  private readonly results = new Int32Array(PIECE_RECORDS)
+  private readonly results = new Int32Array(CARRIED_RECORDS)
 
   constructor(arena: Arena, pipeline: Pipeline) {
-    this.arena = arena
     this.pipeline = pipeline
     this.transfer = new Transfer(arena, pipeline)
   }
@@ -50,7 +50,7 @@ export class Moving {
         return this.takeIn(request.table, request.count, fds[0])
       case 'discard':
         transfer.choose(request.segments)
-        return transfer.discard(request.table, request.from)
+        return this.discard(request.table, request.from)
       case 'count':
         this.count(request.zone, request.counters)
         return 0
@@ -66,11 +66,23 @@ export class Moving {
     if (own.length === counters.length) own.set(counters)
   }
 
+  private discard(table: TableName, from: number): number {
+    const until = performance.now() + BUDGET_MILLIS
+    let next = from
+    do next = this.transfer.discard(table, next)
+    while (next !== DONE && performance.now() < until)
+    return next
+  }
+
   private copyOut(table: TableName, from: number, memory: number): number[] {
-    this.records ??= new Int32Array(transferWords(this.arena))
+    this.records ??= new Int32Array(CARRIED_WORDS)
     const { records, transfer } = this
+    const until = performance.now() + BUDGET_MILLIS
     try {
-      const next = transfer.copyOut(table, from, records)
+      let next = from
+      transfer.count = 0
+      do next = transfer.copyOut(table, next, records)
+      while (next !== DONE && transfer.count < CARRIED_RECORDS && performance.now() < until)
       writeSync(memory, bytesOf(records, transfer.count * RECORD_WORDS[table]), 0, null, 0)
       return [next, transfer.count]
     } finally {
@@ -79,12 +91,18 @@ export class Moving {
   }
 
   private takeIn(table: TableName, count: number, memory: number): number[] {
-    this.records ??= new Int32Array(transferWords(this.arena))
+    this.records ??= new Int32Array(CARRIED_WORDS)
     const { records, results, transfer } = this
     try {
       readSync(memory, bytesOf(records, count * RECORD_WORDS[table]), 0, count * RECORD_WORDS[table] * 4, 0)
-      transfer.takeIn(table, records, count, results)
-      return [...results.subarray(0, count)]
+      const until = performance.now() + BUDGET_MILLIS
+      let done = 0
+      do {
+        const end = Math.min(done + PIECE_RECORDS, count)
+        transfer.takeIn(table, records, done, end, results)
+        done = end
+      } while (done < count && performance.now() < until)
+      return [...results.subarray(0, done)]
     } finally {
       native.close(memory)
     }

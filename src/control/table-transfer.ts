@@ -9,10 +9,10 @@ import { readSync, writeSync } from 'node:fs'
 import { CONN_MAPPING, CONN_ORDER, CONN_SEEN } from '../dataplane/router/connection-entry.js'
 import { MAP_END, MAP_IDLE_SINCE } from '../dataplane/router/mapping-entry.js'
 import { NEIGHBOR_CONFIRMED } from '../dataplane/router/neighbors.js'
-import { DONE, PIECE_RECORDS, RECORD_AGE, RECORD_WORDS, type TableName } from '../dataplane/transfer.js'
+import { DONE, RECORD_AGE, RECORD_WORDS, type TableName } from '../dataplane/transfer.js'
 import { check, native } from '../ports/native.js'
 import type { Shard } from './shard.js'
-import { DISCARD_ORDER, bytesOf, transferWords } from './shard-moving.js'
+import { CARRIED_RECORDS, CARRIED_WORDS, DISCARD_ORDER, bytesOf } from './shard-moving.js'
 
 /** How a table is named when entries of it were refused. */
 const SHOWN: Record<TableName, string> = {
@@ -30,9 +30,8 @@ export type Refused = string[]
  * Rejects if a shard refuses or ends; what the other shard has by then stays there.
  */
 export async function carryTables(from: Shard, to: Shard, segments: readonly number[]): Promise<Refused> {
-  const words = transferWords(from.arena)
-  const memory = check(native.createMemory(words * 4), 'memory of the move')
-  const buffer = new Int32Array(words)
+  const memory = check(native.createMemory(CARRIED_WORDS * 4), 'memory of the move')
+  const buffer = new Int32Array(CARRIED_WORDS)
   const take = (table: TableName): Promise<Int32Array[]> => copyOut(from, table, segments, memory, buffer)
   const give = (table: TableName, records: readonly Int32Array[]): Promise<number[]> =>
     handIn(to, table, records, memory, buffer)
@@ -106,8 +105,8 @@ async function handIn(
 ): Promise<number[]> {
   const words = RECORD_WORDS[table]
   const results: number[] = []
-  for (let first = 0; first < records.length; first += PIECE_RECORDS) {
-    const piece = records.slice(first, first + PIECE_RECORDS)
+  while (results.length < records.length) {
+    const piece = records.slice(results.length, results.length + CARRIED_RECORDS)
     for (const [i, record] of piece.entries()) buffer.set(record, i * words)
     writeSync(memory, bytesOf(buffer, piece.length * words), 0, null, 0)
     results.push(...((await shard.askList({ do: 'takeIn', table, count: piece.length }, [memory])) as number[]))

@@ -182,13 +182,12 @@ export class Fdb {
   /**
    * Forgets entries of a network: those of `port` (-1: any) and `vid` (-1: any).
    * @param statics also the static ones
-   * @param limit how many at most
    * @returns how many
    */
-  flush(network: number, port: number, vid: number, statics: boolean, limit: number = 0x7fffffff): number {
+  flush(network: number, port: number, vid: number, statics: boolean): number {
     const entries = this.entries
     let removed = 0
-    for (let i = 0; i <= this.mask && removed < limit; i++) {
+    for (let i = 0; i <= this.mask; i++) {
       const entry = i << FDB_SHIFT
       if (entries[entry + FDB_NETWORK] !== network + 1) continue
       if (port >= 0 && entries[entry + FDB_PORT] !== port) continue
@@ -199,6 +198,29 @@ export class Fdb {
       i-- // another entry may have been shifted here
     }
     return removed
+  }
+
+  /**
+   * Forgets all entries of chosen networks, a piece at a time, from the table's end on: what is shifted meanwhile goes
+   * to where it is met yet.
+   * @param chosen by network: 1 if it is
+   * @param from how many entries were looked at
+   * @param slots entries to look at, and `limit` those to forget, at most
+   * @returns how many were looked at; -1: all
+   */
+  discard(chosen: Uint8Array, from: number, slots: number, limit: number): number {
+    const entries = this.entries
+    let left = limit
+    let looked = from
+    for (; looked <= this.mask && looked < from + slots && left > 0; ) {
+      const entry = (this.mask - looked) << FDB_SHIFT
+      const network = entries[entry + FDB_NETWORK] - 1
+      if (network >= 0 && chosen[network] === 1) {
+        this.erase(entry) // and look again: one from the table's start may have been shifted here
+        left--
+      } else looked++
+    }
+    return looked <= this.mask ? looked : -1
   }
 
   /** Forgets what is too old. Call it about once a second; returns whether more is left to do at once. */

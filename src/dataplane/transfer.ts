@@ -20,9 +20,10 @@
  * Between `halt` and `discard` no packet of the networks passes, so what is copied does not change but for entries that
  * expire or give way to other networks' in between, which are then copied or not.
  *
- * Bounded work: a piece looks at PIECE_SLOTS entries and copies or forgets PIECE_RECORDS at most, and the loop turns
- * between two pieces: about a millisecond each. The FDB is copied in one, for its entries change their places: as
- * little as its walk takes, half a millisecond, and what there is to copy.
+ * Bounded work: a call looks at PIECE_SLOTS entries and copies or forgets PIECE_RECORDS at most, so that its caller can
+ * stop in time, and the loop turns before it goes on. Entries of the FDB change their places when others go: always to
+ * a place before theirs, but for those of a run that goes on at the table's start. So it is walked backwards, that
+ * run's end first: what moves meanwhile is met twice and not missed.
  *
  * Capacity: where the other shard's table is full, entries make room as new ones do, or are refused and counted.
  * Not carried over: packets that wait for a neighbor or for a fragment (dropped by `halt`, counted), limits of rate,
@@ -75,14 +76,14 @@ export const RECORD_AGE = 4 // FDB_STATIC: a static entry
 export const RECORD_MOVES = 5
 const FDB_RECORD = 6
 
-/** Entries that a piece looks at, and records that it copies, takes in or forgets. */
-export const PIECE_SLOTS = 16384
-export const PIECE_RECORDS = 1024
+/** Entries that a call looks at, and records that it copies or forgets. */
+export const PIECE_SLOTS = 2048
+export const PIECE_RECORDS = 64
 /** In place of where to go on: the table is done. */
 export const DONE = -1
 
 export class Transfer {
-  /** records that the last `copyOut` wrote */
+  /** records that `copyOut` has written; the caller sets it back */
   count = 0
   private readonly arena: Arena
   private readonly header: Int32Array
@@ -115,18 +116,16 @@ export class Transfer {
   }
 
   /**
-   * Writes records of a table, as many as a piece has.
+   * Writes records of a table behind those that `into` has, `count` of them: twice PIECE_RECORDS at most.
    * @param from 0, then what the call before returned
-   * @param into room for a piece; for the FDB for all that it may hold
    * @returns where to go on; DONE
    */
   copyOut(table: TableName, from: number, into: Int32Array): number {
-    this.count = 0
     switch (table) {
       case 'fdb':
-        return this.copyFdb(into)
+        return this.copyFdb(from, into)
       case 'neighbors':
-        return this.copyNeighbors(into)
+        return this.copyNeighbors(from, into)
       case 'mappings':
         return this.copyMappings(from, into)
       case 'connections':
@@ -135,13 +134,13 @@ export class Transfer {
   }
 
   /**
-   * Puts records into a table.
+   * Puts the records from the `first` to before the `end`th into a table.
    * @param results for each record 1, or for a mapping its entry + 1; 0: it was refused
    */
-  takeIn(table: TableName, records: Int32Array, count: number, results: Int32Array): void {
+  takeIn(table: TableName, records: Int32Array, first: number, end: number, results: Int32Array): void {
     const now = this.header[HEADER_NOW]
     const words = RECORD_WORDS[table]
-    for (let i = 0; i < count; i++) results[i] = this.takeInOne(table, records, i * words, now)
+    for (let i = first; i < end; i++) results[i] = this.takeInOne(table, records, i * words, now)
   }
 
   /**
@@ -154,55 +153,69 @@ export class Transfer {
     const { chosen } = this
     if (table === 'connections') return router.connections.discard(chosen, from, PIECE_SLOTS, PIECE_RECORDS)
     if (table === 'mappings') return router.mappings.discard(chosen, from, PIECE_SLOTS, PIECE_RECORDS)
+    if (table === 'fdb') return fdb.discard(chosen, from, PIECE_SLOTS, PIECE_RECORDS)
     for (let segment = from; segment < NETWORKS_MAX; segment++) {
       if (chosen[segment] === 0) continue
-      if (table === 'neighbors') neighbors.flush(segment, -1)
-      // a full piece: there may be more of the same
-      else if (fdb.flush(segment, -1, -1, true, PIECE_SLOTS) === PIECE_SLOTS) return segment
+      neighbors.flush(segment, -1)
+      return segment + 1
     }
     return DONE
   }
 
   // ---- out ----
 
-  private copyFdb(into: Int32Array): number {
-    const { fdb } = this.arena
-    const words = this.header[HEADER_FDB_CAPACITY] << FDB_SHIFT
-    const now = this.header[HEADER_NOW]
-    let to = 0
-    for (let entry = 0; entry < words; entry += 1 << FDB_SHIFT) {
-      const network = fdb[entry + FDB_NETWORK] - 1
-      if (network < 0 || this.chosen[network] === 0 || to + FDB_RECORD > into.length) continue
-      const seen = fdb[entry + FDB_SEEN]
-      into[to + RECORD_MAC_LOW] = fdb[entry + FDB_MAC_LOW]
-      into[to + RECORD_KEY_HIGH] = fdb[entry + FDB_KEY_HIGH]
-      into[to + RECORD_NETWORK] = network
-      into[to + RECORD_PORT] = fdb[entry + FDB_PORT]
-      into[to + RECORD_AGE] = seen === FDB_STATIC ? FDB_STATIC : Math.max(0, now - seen)
-      into[to + RECORD_MOVES] = fdb[entry + FDB_MOVES]
-      to += FDB_RECORD
-      this.count++
+  /** `from` counts the entries that were looked at, from the table's end on. */
+  private copyFdb(from: number, into: Int32Array): number {
+    const entries = this.header[HEADER_FDB_CAPACITY]
+    if (from === 0) {
+      // what stands here may go to the table's end, which is looked at first
+      const few = this.count + PIECE_RECORDS
+      for (let entry = 0; this.arena.fdb[(entry << FDB_SHIFT) + FDB_NETWORK] !== 0 && this.count < few; entry++)
+        this.copyAddress(entry << FDB_SHIFT, into)
     }
-    return DONE
+    const limit = this.count + PIECE_RECORDS
+    let looked = from
+    for (; looked < entries && looked < from + PIECE_SLOTS && this.count < limit; looked++)
+      this.copyAddress((entries - 1 - looked) << FDB_SHIFT, into)
+    return looked < entries ? looked : DONE
+  }
+
+  private copyAddress(entry: number, into: Int32Array): void {
+    const { fdb } = this.arena
+    const network = fdb[entry + FDB_NETWORK] - 1
+    if (network < 0 || this.chosen[network] === 0) return
+    const seen = fdb[entry + FDB_SEEN]
+    const to = this.count++ * FDB_RECORD
+    into[to + RECORD_MAC_LOW] = fdb[entry + FDB_MAC_LOW]
+    into[to + RECORD_KEY_HIGH] = fdb[entry + FDB_KEY_HIGH]
+    into[to + RECORD_NETWORK] = network
+    into[to + RECORD_PORT] = fdb[entry + FDB_PORT]
+    into[to + RECORD_AGE] = seen === FDB_STATIC ? FDB_STATIC : Math.max(0, this.header[HEADER_NOW] - seen)
+    into[to + RECORD_MOVES] = fdb[entry + FDB_MOVES]
   }
 
   /** Those that a new shard process would take over too: a MAC is known, or they are bound. */
-  private copyNeighbors(into: Int32Array): number {
+  private copyNeighbors(from: number, into: Int32Array): number {
     const { neighbors } = this.arena
-    for (let entry = 0; entry < neighbors.length; entry += 1 << NEIGHBOR_SHIFT) {
+    const end = neighbors.length >> NEIGHBOR_SHIFT
+    const limit = this.count + PIECE_RECORDS
+    let place = from
+    for (; place < end && place < from + PIECE_SLOTS && this.count < limit; place++) {
+      const entry = place << NEIGHBOR_SHIFT
       const key = neighbors[entry + NEIGHBOR_KEY]
       if (key === 0 || this.chosen[(key & 0xffff) - 1] !== 1) continue
       if ((neighbors[entry + NEIGHBOR_FLAGS] & (FLAG_MAC | FLAG_BOUND)) === 0) continue
       this.copy(neighbors, entry, into, NEIGHBOR_SHIFT, NEIGHBOR_CONFIRMED)
     }
-    return DONE
+    return place < end ? place : DONE
   }
 
   private copyMappings(from: number, into: Int32Array): number {
     const { mappings } = this.arena
     const end = mappings[MAP_END]
+    const limit = this.count + PIECE_RECORDS
     let entry = from
-    for (; entry < end && entry < from + PIECE_SLOTS && this.count < PIECE_RECORDS; entry++) {
+    for (; entry < end && entry < from + PIECE_SLOTS && this.count < limit; entry++) {
       const at = entry << MAPPING_SHIFT
       const key = mappings[at + MAP_KEY]
       if (key === 0 || this.chosen[key & 0xfff] === 0) continue
@@ -216,9 +229,10 @@ export class Transfer {
   private copyConnections(from: number, into: Int32Array): number {
     const { connections } = this.arena
     const end = connections[CONN_END]
+    const limit = this.count + PIECE_RECORDS
     const now = this.header[HEADER_NOW]
     let entry = from
-    for (; entry < end && entry < from + PIECE_SLOTS && this.count < PIECE_RECORDS; entry++) {
+    for (; entry < end && entry < from + PIECE_SLOTS && this.count < limit; entry++) {
       const at = entry << CONNECTION_SHIFT
       const zones = connections[at + CONN_ZONES]
       if ((connections[at + CONN_STATUS] & STATUS_LIVE) === 0) continue

@@ -333,7 +333,7 @@ test('property: a plan leads from any network to any other, and back', async () 
   )
 })
 
-test('shards: pinned, moved, kept by the store; what does not run is refused, and what is linked is not torn', async () => {
+test('shards: a pin moves and is kept; what does not run is refused, what is linked is not torn', async () => {
   fabric.shardCount = 2
   const created = await networks.create({ name: 'a', shard: 1 }, false)
   assert.deepEqual([created.shard, created.runsOn], [1, 1])

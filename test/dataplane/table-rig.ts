@@ -47,6 +47,7 @@ export function records(weft: Routed, table: TableName, segments: number[]): Int
   const words = RECORD_WORDS[table]
   const found: Int32Array[] = []
   for (let from = 0; from !== DONE; ) {
+    transfer.count = 0
     from = transfer.copyOut(table, from, into)
     for (let i = 0; i < transfer.count; i++) found.push(into.slice(i * words, (i + 1) * words))
   }

@@ -45,7 +45,7 @@ function give(weft: Routed, table: TableName, list: Int32Array[]): number[] {
   for (let first = 0; first < list.length; first += PIECE_RECORDS) {
     const piece = list.slice(first, first + PIECE_RECORDS)
     const places = new Int32Array(piece.length)
-    transfer.takeIn(table, Int32Array.from(piece.flatMap((record) => [...record])), piece.length, places)
+    transfer.takeIn(table, Int32Array.from(piece.flatMap((record) => [...record])), 0, piece.length, places)
     results.push(...places)
   }
   return results

@@ -51,9 +51,16 @@ function statusList(report: StatusReport): string {
       ({ index, pid, restarts, networks: carried, ports: theirs, pool, fdb, neighbors, connections }) =>
         [
           `shard ${index}`,
-          `process ${pid}, ${restarts} restarts, ${carried} networks, ${theirs} ports, ` +
-            `${pool.free} of ${pool.slots} slots free, ${fdb.used} of ${fdb.capacity} addresses, ` +
-            `${neighbors.used} of ${neighbors.capacity} neighbors, ${connections.used} of ${connections.capacity} connections`,
+          [
+            `process ${pid}`,
+            `${restarts} restarts`,
+            `${carried} networks`,
+            `${theirs} ports`,
+            `${pool.free} of ${pool.slots} slots free`,
+            `${fdb.used} of ${fdb.capacity} addresses`,
+            `${neighbors.used} of ${neighbors.capacity} neighbors`,
+            `${connections.used} of ${connections.capacity} connections`,
+          ].join(', '),
         ] as const,
     ),
     ...report.problems.map((problem) => ['problem', problem] as const),
