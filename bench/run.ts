@@ -3,7 +3,7 @@
  *
  *   npm run bench -- [--rounds 3] [--seconds 3] [--only NAME,NAME] [--congestion NAME,NAME] [--size 64] [--sources 1]
  *                    [--udp] [--json FILE] [--install]
- *   npm run bench -- --nat | --connections | --services | --all     other parts; --all: these and switching
+ *   npm run bench -- --nat | --connections | --services | --shards | --all     other parts; --all: these and switching
  *   npm run bench -- micro [OPTIONS]       the cost of a decision alone (bench/decision.ts)
  *
  * A round starts each contender afresh, two hosts in namespaces on it, warms it up for a second, and measures TCP and
@@ -13,8 +13,9 @@
  * (`--install` fetches the Debian packages, packages.ts); one that fails is named with its error and the others go on.
  * The exit status is 0 if all that were not skipped were measured, else 1.
  *
- * The other parts (routing.ts, services.ts) run in the same manner: `--nat` routes TCP and small frames through NAT and
- * firewall, `--connections` opens TCP connections there, `--services` asks DHCP and DNS. Each has a table of its own.
+ * The other parts (routing.ts, services.ts, shards.ts) run in the same manner: `--nat` routes TCP and small frames
+ * through NAT and firewall, `--connections` opens TCP connections there, `--services` asks DHCP and DNS, `--shards`
+ * passes TCP in two networks on one shard and on two. Each has a table of its own.
  *
  * It needs root, iproute2, iperf3, a C compiler; everything happens in network namespaces of its own (topology.ts).
  * By default each part is done in under five minutes. Figures of other load: `--size 1514`, `--sources 1000` (MAC
@@ -38,6 +39,7 @@ import { type Part, type PartResult, partLines, partTable, runPart } from './par
 import { type Result, lines, table } from './report.js'
 import { connectionsPart, natPart } from './routing.js'
 import { dhcpPart, dnsPart } from './services.js'
+import { shardsPart } from './shards.js'
 import { removeLeftovers } from './topology.js'
 
 const CONTENDERS: Contender[] = [weft, copyLoop, kernelBridge, vdeSwitch, openVswitch]
@@ -110,6 +112,7 @@ function parse(args: string[]): Plan {
     nat: { type: 'boolean' },
     connections: { type: 'boolean' },
     services: { type: 'boolean' },
+    shards: { type: 'boolean' },
     all: { type: 'boolean' },
   } as const
   const values = ((): ReturnType<typeof parseArgs<{ options: typeof options }>>['values'] => {
@@ -143,7 +146,7 @@ function parse(args: string[]): Plan {
     contenders: CONTENDERS.filter((contender) => named?.includes(contender.name) ?? true),
     json: values.json,
     parts: partsOf(values, congestions),
-    isSwitched: values.all === true || !(values.nat || values.connections || values.services),
+    isSwitched: values.all === true || !(values.nat || values.connections || values.services || values.shards),
   }
   if (process.getuid?.() !== 0) throw new Error('needs root: it makes network namespaces and TAP devices')
   if (values.install === true) {
@@ -156,13 +159,14 @@ function parse(args: string[]): Plan {
   return plan
 }
 
-type Chosen = Partial<Record<'all' | 'nat' | 'connections' | 'services', boolean>>
+type Chosen = Partial<Record<'all' | 'nat' | 'connections' | 'services' | 'shards', boolean>>
 
-function partsOf({ all, nat, connections, services }: Chosen, congestions: string[]): Part[] {
+function partsOf({ all, nat, connections, services, shards }: Chosen, congestions: string[]): Part[] {
   return [
     ...(all || nat ? [natPart(congestions)] : []),
     ...(all || connections ? [connectionsPart()] : []),
     ...(all || services ? [dhcpPart(), dnsPart()] : []),
+    ...(all || shards ? [shardsPart(congestions)] : []),
   ]
 }
 

@@ -33,7 +33,14 @@ export interface FdbEntry {
 }
 
 export interface Status {
-  shards: { pid?: number; pool: { slots: number; free: number } }[]
+  shards: {
+    index: number
+    pid: number
+    restarts: number
+    networks: number
+    ports: number
+    pool: { slots: number; free: number }
+  }[]
 }
 
 export class Weft {
@@ -41,7 +48,8 @@ export class Weft {
   readonly state: string
   readonly namespace: Namespace | null
   private program: Background | null = null
-  private readonly extra: readonly string[]
+  /** further options of `weft up`, for the next start */
+  extra: readonly string[]
 
   private constructor(folder: string, namespace: Namespace | null, extra: readonly string[]) {
     this.socket = join(folder, 'weft.sock')
