@@ -60,9 +60,16 @@ export class GuestMemory {
     this.regions = wanted
   }
 
-  /** Adds a region. Takes the descriptor unless it throws. */
+  /**
+   * Adds a region; one that is there already stays: QEMU 7.2 adds and removes each once a queue pair. Takes the
+   * descriptor unless it throws.
+   */
   add(region: Region, fd: number): void {
     const { length } = this.regions
+    if (this.regions.some((one) => isSame(one, region) && one.offset === region.offset && isSameFile(one.fd, fd))) {
+      native.close(fd)
+      return
+    }
     if (length >= REGIONS_MAX)
       throw new ProtocolError(`the peer added a memory region to ${length}, the most there are`)
     const wanted = { ...region, fd }
@@ -70,11 +77,10 @@ export class GuestMemory {
     this.regions = [...this.regions, wanted]
   }
 
-  /** Removes the region of these addresses; its offset does not matter. */
-  remove({ guest, user, bytes }: Region): void {
-    const isMeant = (one: Region): boolean => one.guest === guest && one.user === user && one.bytes === bytes
-    const found = this.regions.find(isMeant)
-    if (!found) throw new ProtocolError(`the peer removed a memory region at ${hex(guest)} that it had not shared`)
+  /** Removes the region of these addresses, whatever its offset, if it is there. */
+  remove(region: Region): void {
+    const found = this.regions.find((one) => isSame(one, region))
+    if (!found) return
     native.close(found.fd)
     this.regions = this.regions.filter((one) => one !== found)
   }
@@ -107,6 +113,14 @@ function requireRegion(region: HeldRegion, index: number, others: readonly HeldR
       throw new ProtocolError(`${what} overlaps the one at ${hex(other.guest)}`)
   }
   requireMemory(fd, offset + bytes, what)
+}
+
+const isSame = (one: Region, other: Region): boolean =>
+  one.guest === other.guest && one.user === other.user && one.bytes === other.bytes
+
+function isSameFile(one: number, other: number): boolean {
+  const [a, b] = [fstatSync(one), fstatSync(other)]
+  return a.dev === b.dev && a.ino === b.ino
 }
 
 const overlap = (a: bigint, aBytes: bigint, b: bigint, bBytes: bigint): boolean => a < b + bBytes && b < a + aBytes

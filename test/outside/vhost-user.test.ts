@@ -1,7 +1,8 @@
 /**
  * Real QEMU guests on vhost-user, each with a card on a NAT network and one on an isolated network of jumbo frames: g1
- * connects to Weft (server), g2 is connected to (client). All of what guests do and suffer: traffic, reboots, a killed
- * QEMU, a killed daemon, a killed shard, a neighbour that breaks every rule. At the end nothing is left of it.
+ * connects to Weft (server), g2, with two queues on `lan`, is connected to (client). All of what guests do and suffer:
+ * traffic, reboots, a killed QEMU, a killed daemon, a killed shard, migration, a neighbour that breaks every rule. At
+ * the end nothing is left of it.
  *
  *   g1 eth0, g2 eth0, box (TAP) ── lan ── router ── netdev:up0 ═══ out0 [outside: HTTP, 198.51.100.1]
  *   g1 eth1, g2 eth1 ── wide (MTU 9000)            peer (a program) ── wide
@@ -45,6 +46,7 @@ describe('guests that share their memory', wants, () => {
 
   async function boot(name: Name): Promise<void> {
     const args = await sharingArguments(routed.weft, ['lan', name], ['wide', `${name}w`])
+    if (name === 'g2') args.push('-smp', '2') // a processor for each queue
     guests.set(name, await Guest.boot(routed.lab, { name, arguments: args, reboots: true }))
     await configure(name)
   }
@@ -140,12 +142,10 @@ describe('guests that share their memory', wants, () => {
     server = await serveHttp(routed.lab, outside, 8080, { file: payload })
     box = await routed.guest('box', { address: `${addresses.box}/24` })
     await weft.do('network create wide --mode isolated --mtu 9000')
-    for (const name of ['g1', 'g1w'])
-      await weft.do(`port add ${name === 'g1' ? 'lan' : 'wide'} ${name} --kind vhost-user --path ${path(name)}`)
-    for (const name of ['g2', 'g2w'])
-      await weft.do(
-        `port add ${name === 'g2' ? 'lan' : 'wide'} ${name} --kind vhost-user --client --path ${path(name)}`,
-      )
+    await weft.do(`port add lan g1 --kind vhost-user --path ${path('g1')}`)
+    await weft.do(`port add wide g1w --kind vhost-user --path ${path('g1w')}`)
+    await weft.do(`port add lan g2 --kind vhost-user --client --queues 2 --path ${path('g2')}`)
+    await weft.do(`port add wide g2w --kind vhost-user --client --path ${path('g2w')}`)
     await weft.do(`port add wide peer --kind vhost-user --path ${path('peer')}`)
     assert.match((await weft.port('lan', 'g1')).reason ?? '', /nobody is connected/)
     assert.match((await weft.port('lan', 'g2')).reason ?? '', /does not exist|nobody/)
@@ -175,6 +175,15 @@ describe('guests that share their memory', wants, () => {
     const bytes = receive.bytes - earlier.receive.bytes
     assert.ok(bytes / (receive.packets - earlier.receive.packets) > 3000, 'frames of segmentation offload, whole')
     assert.deepEqual(software, { segmented: 0, checksums: 0 })
+  })
+
+  it('use several queues', async () => {
+    const queues = (await guest('g2').run('ls /sys/class/net/eth0/queues')).split('\n').filter(Boolean)
+    assert.deepEqual(queues.toSorted(), ['rx-0', 'rx-1', 'tx-0', 'tx-1'])
+    await serve('g2', 5303)
+    judge(await guest('g1').run(`iperf3 -c ${addresses.g2} -p 5303 -P 4 -J -n 20M`, 120), 20)
+    await serve('g2', 5303)
+    judge(await guest('g1').run(`iperf3 -c ${addresses.g2} -p 5303 -P 4 -R -J -n 20M`, 120), 20)
   })
 
   it('pass TCP with a host on a TAP', () => tcpWithBox('g2', 30))
@@ -295,11 +304,8 @@ describe('guests that share their memory', wants, () => {
 
   it('migrate to another QEMU while they download', async () => {
     const { weft } = routed
-    for (const [network, name] of [
-      ['lan', 'm1'],
-      ['wide', 'm1w'],
-    ])
-      await weft.do(`port add ${network} ${name} --kind vhost-user --path ${path(name)}`)
+    await weft.do(`port add lan m1 --kind vhost-user --path ${path('m1')}`)
+    await weft.do(`port add wide m1w --kind vhost-user --path ${path('m1w')}`)
     await guest('g1').kill()
     await boot('g1')
     const same = (await sharingArguments(weft, ['lan', 'g1'], ['wide', 'g1w'])).join(' ')
@@ -322,15 +328,13 @@ describe('guests that share their memory', wants, () => {
       })
       assert.ok(sums.length >= 2, `${sums.length} downloads`)
       for (const one of sums) assert.equal(one.trim(), sum.trim())
-      await routed.learns(await other.mac(), 'm1')
+      const mac = await other.mac('eth1')
+      assert.equal((await weft.fdb('wide')).find((entry) => entry.mac === mac)?.port, 'm1w')
     } finally {
       await other.kill()
+      await weft.do('port remove lan m1')
+      await weft.do('port remove wide m1w')
     }
-    for (const [network, name] of [
-      ['lan', 'm1'],
-      ['wide', 'm1w'],
-    ])
-      await weft.do(`port remove ${network} ${name}`)
   })
 
   it('are killed with QEMU and start again, one without offloads', async () => {

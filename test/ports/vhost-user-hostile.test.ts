@@ -125,9 +125,12 @@ describe('a front-end that breaks the rules', () => {
       (peer) => peer.send(wire.ADD_MEM_REG, oneRegionPayload(whole), [peer.fd]),
     ],
     [
-      'a region removed that is not there',
-      /that it had not shared/,
-      (peer) => peer.send(wire.REM_MEM_REG, oneRegionPayload(whole)),
+      'another file in place of a region',
+      /overlaps/,
+      (peer) => {
+        peer.send(wire.ADD_MEM_REG, oneRegionPayload(whole), [peer.memory()])
+        peer.send(wire.ADD_MEM_REG, oneRegionPayload(whole), [peer.memory()])
+      },
     ],
     ['ring 32', /ring 32, there are 32/, (peer) => peer.send(wire.SET_VRING_NUM, state(32, 256))],
     ['ring 2^31', /ring 2147483648/, (peer) => peer.send(wire.GET_VRING_BASE, state(0x80000000, 0))],

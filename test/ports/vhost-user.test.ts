@@ -201,6 +201,24 @@ describe('a front-end that keeps the rules', () => {
     assert.equal(socket.state, 'up')
   })
 
+  it('adds and removes a region once a queue pair, as QEMU 7.2 does', async () => {
+    const peer = await started()
+    const slot: TestRegion = { guest: 1n << 32n, bytes: 4096n, user: 1n << 40n }
+    const memory = peer.memory()
+    const count = (): number => {
+      const last = socket.changes.findLast(({ set }) => set === 'memory')
+      return last?.set === 'memory' ? last.regions.length : 0
+    }
+    for (let pair = 0; pair < 2; pair++) {
+      assert.equal(await peer.done(wire.ADD_MEM_REG, oneRegionPayload(slot), [memory]), 0n)
+      assert.equal(count(), 2)
+    }
+    for (let pair = 0; pair < 2; pair++) {
+      assert.equal(await peer.done(wire.REM_MEM_REG, oneRegionPayload(slot)), 0n)
+      assert.equal(count(), 1)
+    }
+  })
+
   it('takes up to 32 regions', async () => {
     const peer = await greeted()
     const slot = (i: number): TestRegion => ({ guest: BigInt(i) << 20n, bytes: 4096n, user: BigInt(i) << 24n })
