@@ -256,6 +256,7 @@ NAPI_MODULE_INIT() {
         free(instance);
         return NULL;
     }
-    return export_functions(env, exports, functions) && export_functions(env, exports, device_functions) ? exports
-                                                                                                         : NULL;
+    bool exported = export_functions(env, exports, functions) && export_functions(env, exports, device_functions) &&
+                    export_functions(env, exports, vhost_user_functions);
+    return exported ? exports : NULL;
 }

@@ -76,6 +76,7 @@ struct function {
     const char *name;
     napi_callback call;
 };
-extern const struct function device_functions[]; /* binding_device.c */
+extern const struct function device_functions[];     /* binding_device.c */
+extern const struct function vhost_user_functions[]; /* binding_vhost_user.c */
 
 #endif

@@ -213,6 +213,11 @@ FUNCTION(duplicate_descriptor) {
     return number(env, fd < 0 ? -errno : fd);
 }
 
+FUNCTION(set_nonblocking) {
+    struct call call = begin(env, info);
+    return number(env, descriptor_set_nonblocking(small_integer(&call, 0)));
+}
+
 FUNCTION(watch) {
     struct call call = begin(env, info);
     if (call.count < 2) return number(env, -EINVAL);
@@ -246,6 +251,7 @@ const struct function device_functions[] = {
     {"peerGone", peer_gone},
     {"peerCredentials", get_peer_credentials},
     {"duplicate", duplicate_descriptor},
+    {"setNonBlocking", set_nonblocking},
     {"close", close_descriptor},
     {"watch", watch},
     {"unwatch", unwatch},

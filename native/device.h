@@ -75,6 +75,7 @@ int peer_credentials(int fd, int *pid, int *uid, int *gid);
 int memory_create(const char *name, int64_t bytes);
 int event_create(void);
 int event_signal(int fd);
+int descriptor_set_nonblocking(int fd);
 int channel_create(int fds[2]); /* SOCK_SEQPACKET */
 int channel_send(int fd, const uint8_t *bytes, size_t length, const int *fds, int fd_count);
 /* Returns the length, 0 when the other side is gone. fds holds fd_max, *fd_count tells how many came. */

@@ -12,6 +12,13 @@
  * long sleep is a timer of one second that always runs, not a timeout: arming a timer for each sleep costs more than
  * the rest of it on a virtual machine.
  *
+ * Polling. Ports whose frames stand in memory (vhost-user) need no descriptor to be looked at. While frames come they
+ * are polled: a look in each turn and while the engine spins, and the peer is told to be silent. Such a spin saves the
+ * peer a kick and this side a wake-up, so it may take longer (SPIN_POLLED_MAX). Before the engine sleeps it arms them
+ * all: they ask to be told, look once more, and are polled no longer. One that is idle while others are busy is armed
+ * after IDLE_TURNS. With a forced port the engine does not sleep; with a timed one, for which nothing tells, it sleeps
+ * for a millisecond at most.
+ *
  * Transmit. The egress list comes in the order of the frames; it is sorted by port (stable, so each port's order is
  * kept) in one pass of chains and one of copying, because most kinds send many frames in one system call.
  *
@@ -30,12 +37,26 @@
 
 #define SPIN_MAX 8 /* microseconds; longer gains little and takes the core from the guests */
 #define SPIN_MIN 2
+#define SPIN_POLLED_MAX 32 /* about what a kick and a wake-up cost both sides */
+#define SPINS_PER_LOOK 32  /* looks at polled ports between two at the set */
+#define IDLE_TURNS 256     /* turns in which a polled port has nothing, until it is armed */
+#define TIMED_MILLIS 1
+#define FORCED_NANOS 1000000000LL /* a forced port's spin without a limit */
 #define EPOLL_BATCH 128
 #define POLL_EVERY 4 /* turns with ready ports between two looks at the set */
 #define KEY_CONTROL PORTS_MAX
 #define KEY_WAKE (PORTS_MAX + 1)
 #define KEY_TICK (PORTS_MAX + 2)
 #define KEY_OUT 0x10000 /* the event is about fd_out */
+
+/* Leaves the core's resources to its other thread for a moment. */
+static inline void processor_pause(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
 
 static int64_t now_nanos(void) {
     struct timespec time;
@@ -144,15 +165,19 @@ static void list_ready(struct engine *engine, struct port *port) {
 
 int engine_attach(struct engine *engine, int32_t index, enum port_kind kind, int fd, int fd_out) {
     static const struct port_kind_ops *const kinds[] = {
-        [KIND_TAP] = &tap_ops, [KIND_PACKET] = &packet_ops, [KIND_STREAM] = &stream_ops, [KIND_DGRAM] = &dgram_ops};
+        [KIND_TAP] = &tap_ops,     [KIND_PACKET] = &packet_ops, [KIND_STREAM] = &stream_ops,
+        [KIND_DGRAM] = &dgram_ops, [KIND_RING] = NULL,          [KIND_VHOST_USER] = &vhost_user_ops};
     int error = 0;
-    if (index < 0 || index >= engine->header[HEADER_PORTS] || kind < KIND_TAP || kind > KIND_DGRAM) error = EINVAL;
+    if (index < 0 || index >= engine->header[HEADER_PORTS] || kind < KIND_TAP || kind > KIND_VHOST_USER || !kinds[kind])
+        error = EINVAL;
     if (!error && engine->ports[index].ops) error = EEXIST;
     if (!error) {
         struct port *port = &engine->ports[index];
-        bool listed = port->listed; /* an earlier port's place on the ready list may not have been cleared yet */
-        *port = (struct port){.ops = kinds[kind], .index = index, .fd = fd, .fd_out = fd_out, .listed = listed};
-        error = watch(engine, fd, EPOLLIN | EPOLLRDHUP | EPOLLET, (uint32_t)index);
+        /* an earlier port's places on the lists may not have been cleared yet */
+        bool listed = port->listed, polled = port->polled;
+        *port = (struct port){
+            .ops = kinds[kind], .index = index, .fd = fd, .fd_out = fd_out, .listed = listed, .polled = polled};
+        if (kind != KIND_VHOST_USER) error = watch(engine, fd, EPOLLIN | EPOLLRDHUP | EPOLLET, (uint32_t)index);
         if (!error && fd_out >= 0) error = watch(engine, fd_out, EPOLLET, (uint32_t)index | KEY_OUT);
         if (!error) {
             list_ready(engine, port);
@@ -199,6 +224,21 @@ void port_failed(struct engine *engine, struct port *port, int code) {
     engine->events[used] = (struct port_event){.port = port->index, .code = code};
     engine->header[HEADER_EVENT_COUNT] = used + 1;
 }
+
+void port_wake(struct engine *engine, struct port *port) { list_ready(engine, port); }
+
+void port_poll(struct engine *engine, struct port *port) {
+    port->idle = 0;
+    if (port->polled) return;
+    port->polled = true;
+    engine->polled[engine->polled_count++] = port->index;
+}
+
+int port_watch(struct engine *engine, const struct port *port, int fd) {
+    return watch(engine, fd, EPOLLIN | EPOLLET, (uint32_t)port->index);
+}
+
+void port_unwatch(struct engine *engine, int fd) { epoll_ctl(engine->epoll, EPOLL_CTL_DEL, fd, NULL); }
 
 void port_set_out(struct engine *engine, struct port *port, int fd) {
     if (watch(engine, fd, EPOLLET, (uint32_t)port->index | KEY_OUT) == 0)
@@ -249,6 +289,51 @@ static bool poll_events(struct engine *engine, int wait_millis) {
     return count > 0;
 }
 
+/* ---- polled ports ---- */
+
+/* What is done with a polled port that has nothing. */
+enum polling {
+    POLLING_SPIN, /* nothing */
+    POLLING_TURN, /* counts a turn */
+    POLLING_END   /* arms it */
+};
+
+/* Looks at the polled ports; returns whether one of them has something. */
+static bool look_at_polled(struct engine *engine, enum polling polling) {
+    bool news = false;
+    for (int i = engine->polled_count - 1; i >= 0; i--) {
+        struct port *port = &engine->ports[engine->polled[i]];
+        bool lives = port->ops && port->ops->poll && !port->failed;
+        if (lives && port->ready) continue;
+        if (lives) {
+            if (polling == POLLING_TURN) port->idle++;
+            bool ends = !port->forced && (polling == POLLING_END || port->idle > IDLE_TURNS);
+            if (ends ? port->ops->arm(engine, port) : port->ops->poll(engine, port)) {
+                port->idle = 0;
+                list_ready(engine, port);
+                news = true;
+                continue;
+            }
+            if (!ends || port->timed) continue;
+        }
+        port->polled = false;
+        engine->polled[i] = engine->polled[--engine->polled_count];
+    }
+    return news;
+}
+
+/* How long a sleep may be at most; 0: not at all. */
+static int longest_sleep(const struct engine *engine, int wait_millis) {
+    bool timed = false;
+    for (int i = 0; i < engine->polled_count; i++) {
+        const struct port *port = &engine->ports[engine->polled[i]];
+        if (!port->ops || port->failed) continue;
+        if (port->forced) return 0;
+        timed |= port->timed;
+    }
+    return timed && (wait_millis < 0 || wait_millis > TIMED_MILLIS) ? TIMED_MILLIS : wait_millis;
+}
+
 /* Asks the ports on the ready list, in turns, until the burst is full. */
 static int read_ready(struct engine *engine) {
     int count = 0, asked = engine->ready_count, kept = 0;
@@ -292,33 +377,50 @@ static bool has_news(const struct engine *engine) {
     return engine->header[HEADER_CONTROL] || engine->header[HEADER_EVENT_COUNT];
 }
 
+/* Asks again and again; returns whether that was rewarded. */
+static bool spin(struct engine *engine, int64_t nanos) {
+    int64_t until = now_nanos() + nanos;
+    do {
+        for (int i = 0; i < SPINS_PER_LOOK && engine->polled_count > 0; i++) {
+            if (look_at_polled(engine, POLLING_SPIN)) return true;
+            processor_pause();
+        }
+        if (poll_events(engine, 0)) return true;
+    } while (now_nanos() < until);
+    return false;
+}
+
 /* Nothing is ready: asks again for a while if that has paid lately, then sleeps until there is news. */
 static void wait_for_news(struct engine *engine, int wait_millis) {
     if (wait_millis == 0 || has_news(engine)) {
         poll_events(engine, 0);
         return;
     }
-    if (engine->spin_micros >= SPIN_MIN) {
-        int64_t until = now_nanos() + engine->spin_micros * 1000LL;
-        do {
-            if (poll_events(engine, 0)) {
-                engine->spin_micros = engine->spin_micros * 2 < SPIN_MAX ? engine->spin_micros * 2 : SPIN_MAX;
-                return;
-            }
-        } while (now_nanos() < until);
+    int longest = engine->polled_count > 0 ? SPIN_POLLED_MAX : SPIN_MAX;
+    if (engine->spin_micros > longest) engine->spin_micros = longest;
+    if (engine->spin_micros >= SPIN_MIN && spin(engine, engine->spin_micros * 1000LL)) {
+        engine->spin_micros = engine->spin_micros * 2 < longest ? engine->spin_micros * 2 : longest;
+        return;
+    }
+    int sleep = longest_sleep(engine, wait_millis);
+    if (sleep == 0) {
+        spin(engine, wait_millis < 0 ? FORCED_NANOS : wait_millis * 1000000LL);
+        return;
     }
     engine->spin_micros /= 2;
+    if (look_at_polled(engine, POLLING_END)) return;
     int64_t before = now_nanos();
-    poll_events(engine, wait_millis);
+    poll_events(engine, sleep);
     /* a short sleep would better have been a spin: try that the next time */
-    if (now_nanos() - before < SPIN_MAX * 1000LL && engine->spin_micros < SPIN_MIN) engine->spin_micros = SPIN_MIN;
+    if (now_nanos() - before < longest * 1000LL && engine->spin_micros < SPIN_MIN) engine->spin_micros = SPIN_MIN;
 }
 
 int engine_receive(struct engine *engine, int wait_millis) {
     forget_events(engine, 0, engine->reported, -1);
     engine->header[HEADER_CONTROL] = 0;
     engine->woken = false;
-    if (engine->ready_count == 0) {
+    bool news = engine->polled_count > 0 && look_at_polled(engine, POLLING_TURN);
+    if (engine->ready_count == 0 && !news) {
         wait_for_news(engine, wait_millis);
     } else if (++engine->unpolled >= POLL_EVERY) {
         engine->unpolled = 0;

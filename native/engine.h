@@ -45,6 +45,10 @@ struct port_kind_ops {
     void (*writable)(struct engine *engine, struct port *port);
     /* Closes the descriptors and frees `state`. */
     void (*close)(struct engine *engine, struct port *port);
+    /* Kinds that call port_poll(). A look at memory: is there anything for `receive` to do? */
+    bool (*poll)(struct engine *engine, struct port *port);
+    /* Asks the peer to tell from now on, then looks once more: true if there is something now, and nothing will tell. */
+    bool (*arm)(struct engine *engine, struct port *port);
 };
 
 struct port {
@@ -59,6 +63,10 @@ struct port {
     bool large;   /* TAP: its last frame was large, so the next one is expected to be */
     bool flooded; /* TAP: brings many small frames at a time, worth reading in batches */
     int expected; /* TAP: frames to ask for in the next batch */
+    bool polled;  /* stands in engine->polled */
+    bool forced;  /* to be polled without end */
+    bool timed;   /* nothing tells of some of its frames: to be polled once a millisecond at least */
+    int idle;     /* turns since a poll found something */
 };
 
 struct engine {
@@ -81,6 +89,8 @@ struct engine {
     struct port ports[PORTS_MAX];
     int32_t ready[PORTS_MAX]; /* ports that may have frames, in the order of their turn */
     int ready_count;
+    int32_t polled[PORTS_MAX]; /* ports whose peers are not asked to tell; they are looked at instead */
+    int polled_count;
     int reported;        /* events that the last receive call has told already */
     int64_t started;     /* CLOCK_MONOTONIC, nanoseconds */
     int unpolled;        /* receive calls since the set was looked at */
@@ -170,6 +180,13 @@ static inline void count(struct engine *engine, const struct port *port, enum co
 void port_failed(struct engine *engine, struct port *port, int code);
 /* Asks for (or no longer for) a call of ops->writable when `fd` takes more. fd is port->fd or port->fd_out. */
 void port_await_writable(struct engine *engine, struct port *port, bool wanted);
+/* `receive` is called in the next turn. */
+void port_wake(struct engine *engine, struct port *port);
+/* Looks at the port by ops->poll from now on, until ops->arm ends that. */
+void port_poll(struct engine *engine, struct port *port);
+/* Wakes the port when a descriptor more becomes readable; the engine never reads it. Returns 0 or an errno. */
+int port_watch(struct engine *engine, const struct port *port, int fd);
+void port_unwatch(struct engine *engine, int fd);
 /* Gives a port that had none its fd_out; takes the descriptor over, also on failure. */
 void port_set_out(struct engine *engine, struct port *port, int fd);
 
@@ -230,6 +247,7 @@ extern const struct port_kind_ops tap_ops;    /* port_tap.c: fd is a TAP with a 
 extern const struct port_kind_ops packet_ops; /* port_packet.c: fd receives, fd_out sends without queueing discipline */
 extern const struct port_kind_ops stream_ops; /* port_stream.c: fd is a connected stream socket, non-blocking */
 extern const struct port_kind_ops dgram_ops;  /* port_dgram.c: fd is bound, fd_out connected to the peer or -1 */
+extern const struct port_kind_ops vhost_user_ops; /* port_vhost_user.c: no descriptors but those of vhost_user.h */
 
 /* ---- engine.c ---- */
 

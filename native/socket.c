@@ -168,6 +168,11 @@ int event_signal(int fd) {
     return write(fd, &one, sizeof one) < 0 && errno != EAGAIN ? -errno : 0;
 }
 
+int descriptor_set_nonblocking(int fd) {
+    int flags = fcntl(fd, F_GETFL);
+    return flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 ? -errno : 0;
+}
+
 /* ---- the channel ---- */
 
 int channel_create(int fds[2]) {

@@ -17,12 +17,13 @@ import {
 } from '../dataplane/layout.js'
 import { DROP_FIRST_TRANSMIT, DROP_NAMES, DROP_REASONS } from '../dataplane/drops.js'
 import { TAKES_CHECKSUM, TAKES_TSO4, TAKES_TSO6, TAKES_USO } from '../dataplane/port-table.js'
-import { type Device, type GuestChange, type Socket, explain } from '../ports/device.js'
+import { type Device, type GuestChange, ShardEnded, type Socket, explain } from '../ports/device.js'
 import { SystemFailure } from '../ports/native.js'
 import { NetdevDevice } from '../ports/netdev.js'
 import { PcapDevice } from '../ports/pcap.js'
 import { QemuDevice } from '../ports/qemu.js'
 import { TapDevice } from '../ports/tap.js'
+import { VhostUserDevice } from '../ports/vhost-user.js'
 import { Failure, type FailureCode } from './failure.js'
 import { injectFrame } from './inject.js'
 import type { PortDefinition, PortStatus } from './model.js'
@@ -46,6 +47,8 @@ export class ActivePort implements Socket {
   private readonly onChange: (port: ActivePort, isState: boolean) => void
   private attachment = 0
   private attached: { kind: number; fds: number[] } | null = null
+  /** restarts of the shard when it was attached */
+  private attachedIn = 0
   private settled: Promise<unknown> = Promise.resolve()
   private retry: NodeJS.Timeout | null = null
   private retryMillis = RETRY_FIRST_MILLIS
@@ -152,6 +155,7 @@ export class ActivePort implements Socket {
   attach(kind: number, fds: number[]): void {
     this.attached = { kind, fds: [...fds] }
     this.attachment++
+    this.attachedIn = this.shard.restarts
     this.retryMillis = RETRY_FIRST_MILLIS
     const asked = this.shard.ask(
       { do: 'attach', port: this.number, kind, attachment: this.attachment },
@@ -167,10 +171,27 @@ export class ActivePort implements Socket {
     this.settle(this.shard.ask({ do: 'detach', port: this.number }))
   }
 
-  share(change: GuestChange, fds: number[]): Promise<number> {
+  async share(change: GuestChange, fds: number[]): Promise<number> {
+    // a new process is asked nothing before it has the port
+    if (this.shard.restarts !== this.attachedIn) throw new ShardEnded()
     const asked = this.shard.ask({ do: 'share', port: this.number, change }, fds)
     this.settle(asked)
-    return asked
+    try {
+      return await asked
+    } catch (error) {
+      const isCut = error instanceof SystemFailure && (error.code === 'EPIPE' || error.code === 'ECONNRESET')
+      throw isCut || this.shard.restarts !== this.attachedIn ? new ShardEnded() : error
+    }
+  }
+
+  openLater(): void {
+    if (this.closed || this.retry) return
+    this.retry = setTimeout(() => {
+      this.retry = null
+      if (!this.closed) void this.open(true)
+    }, this.retryMillis)
+    this.retry.unref()
+    this.retryMillis = Math.min(this.retryMillis * 2, RETRY_MOST_MILLIS)
   }
 
   report(state: State, reason: string | null): void {
@@ -239,16 +260,6 @@ export class ActivePort implements Socket {
     this.settled = before.then(() => asked).catch(() => undefined)
   }
 
-  private openLater(): void {
-    if (this.closed || this.retry) return
-    this.retry = setTimeout(() => {
-      this.retry = null
-      if (!this.closed) void this.open(true)
-    }, this.retryMillis)
-    this.retry.unref()
-    this.retryMillis = Math.min(this.retryMillis * 2, RETRY_MOST_MILLIS)
-  }
-
   private clearCounters(): void {
     const { counters, drops } = this.shard.arena
     counters.fill(0, this.number << COUNTER_SHIFT, (this.number + 1) << COUNTER_SHIFT)
@@ -264,6 +275,8 @@ function createDevice(port: PortDefinition, mac: string, mtu: number, socket: So
       return new NetdevDevice(port, socket)
     case 'qemu':
       return new QemuDevice(port, socket)
+    case 'vhost-user':
+      return new VhostUserDevice(port, socket)
     case 'pcap':
       return new PcapDevice(port, port.name, socket)
   }
@@ -280,6 +293,10 @@ export function portOptions(port: PortDefinition): PortStatus['options'] {
       return { kind: port.kind, dev: port.dev, netns: port.netns }
     case 'qemu':
       return { kind: port.kind, path: port.path, client: port.client, dgram: port.dgram }
+    case 'vhost-user': {
+      const { kind, path, client, queues, poll, offloads } = port
+      return { kind, path, client, queues, poll, offloads }
+    }
     case 'pcap':
       return { kind: port.kind, read: port.read, write: port.write }
   }

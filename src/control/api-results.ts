@@ -74,10 +74,24 @@ const Options = Type.Union([
     client: Type.Boolean(),
     dgram: Type.Boolean(),
   }),
+  Type.Object({
+    kind: Type.Literal('vhost-user'),
+    path: Type.String(),
+    client: Type.Boolean(),
+    queues: Type.Integer(),
+    poll: Type.Boolean(),
+    offloads: Type.Boolean(),
+  }),
   Type.Object({ kind: Type.Literal('pcap'), read: nullable(Type.String()), write: nullable(Type.String()) }),
 ])
 
-const Kind = Type.Union([Type.Literal('tap'), Type.Literal('netdev'), Type.Literal('qemu'), Type.Literal('pcap')])
+const Kind = Type.Union([
+  Type.Literal('tap'),
+  Type.Literal('netdev'),
+  Type.Literal('vhost-user'),
+  Type.Literal('qemu'),
+  Type.Literal('pcap'),
+])
 const Waiver = Type.Union([Type.Literal('spoofing'), Type.Literal('dhcp-server'), Type.Literal('router')])
 const Software = Type.Object({ segmented: count, checksums: count })
 

@@ -73,9 +73,15 @@ function nullable<T extends TSchema>(schema: T) {
   return Type.Optional(Type.Union([schema, Type.Null()], { errorText }))
 }
 
+const GuestMemory = Type.String({
+  pattern: '^[1-9][0-9]{0,9}[MGT]?$',
+  description: 'the size of the memory of a guest like 512M or 4G',
+})
+
 const { access, trunk, native, mac, mtu, isolated, link, macLimit, addresses, allow } = PortSettings
 const { netns, queues, owner, offloads } = KindSettings.tap
 const { path, client, dgram } = KindSettings.qemu
+const { poll } = KindSettings['vhost-user']
 const { read, write } = KindSettings.pcap
 
 // The ports of a network are checked one by one by `definition.ts`, which names the faulty one; see `Method.published`.
@@ -127,7 +133,11 @@ export const api = {
     Type.Array(StatsEntry),
   ),
   doctor: method('What the host lacks, what is misconfigured, what Weft touched', nothing, DoctorReport),
-  qemu: method('The QEMU arguments that attach a guest to a port', onPort, QemuAdvice),
+  qemu: method(
+    'The QEMU arguments that attach a guest to a port',
+    Type.Object({ ...onPort.properties, memory: Type.Optional(GuestMemory) }, closed),
+    QemuAdvice,
+  ),
 
   'network.list': method(
     'The active networks, or all',
@@ -189,7 +199,7 @@ export const api = {
       {
         network: NetworkName,
         name: Name,
-        kind: Type.String({ description: 'one of tap, netdev, qemu, pcap' }),
+        kind: Type.String({ description: 'one of tap, netdev, vhost-user, qemu, pcap' }),
         dev: Type.Optional(Interface),
         path: Type.Optional(path),
         netns,
@@ -198,6 +208,7 @@ export const api = {
         offloads,
         client,
         dgram,
+        poll,
         read,
         write,
         ...PortSettings,
@@ -224,6 +235,7 @@ export const api = {
         path: Type.Optional(path),
         client: nullable(client),
         dgram: nullable(dgram),
+        poll: nullable(poll),
         read: nullable(read),
         write: nullable(write),
         access: nullable(access),

@@ -225,7 +225,7 @@ export function sharedDevice(one: PortDefinition, other: PortDefinition): string
   if ((one.kind === 'tap' || one.kind === 'netdev') && (other.kind === 'tap' || other.kind === 'netdev')) {
     return one.dev === other.dev && one.netns === other.netns ? `interface ${one.dev}` : null
   }
-  if (one.kind === 'qemu' && other.kind === 'qemu') {
+  if ((one.kind === 'qemu' || one.kind === 'vhost-user') && (other.kind === 'qemu' || other.kind === 'vhost-user')) {
     return one.path === other.path && !(one.client && other.client) ? `socket ${one.path}` : null
   }
   if (one.kind === 'pcap' && other.kind === 'pcap') {

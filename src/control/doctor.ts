@@ -67,7 +67,8 @@ export function examineNetworks(networks: Networks, store: Store, socket: string
       const place = 'netns' in options && options.netns !== null ? ` in namespace ${options.netns}` : ''
       if (options.kind === 'tap') touched.push(`TAP ${options.dev}${place} (${label})`)
       if (options.kind === 'netdev') touched.push(`interface ${options.dev}${place}, promiscuous (${label})`)
-      if (options.kind === 'qemu' && !options.client) touched.push(`socket ${options.path} (${label})`)
+      if ((options.kind === 'qemu' || options.kind === 'vhost-user') && !options.client)
+        touched.push(`socket ${options.path} (${label})`)
       if (options.kind === 'pcap' && options.write !== null) touched.push(`file ${options.write} (${label})`)
     }
   }

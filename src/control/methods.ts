@@ -36,11 +36,11 @@ export function createHandlers(
       const report = examineNetworks(networks, store, facts.socket)
       return { checks: [...examineHost(), ...report.checks], touched: report.touched }
     },
-    qemu: ({ network, name }) => {
+    qemu: ({ network, name, memory }) => {
       const definition = networks.definition(network)
       const port = definition.ports.find((one) => one.name === name)
       if (port === undefined) throw new Failure('ERR_PORT_NOT_FOUND', `network ${definition.name} has no port ${name}`)
-      return qemuAdvice(definition, port)
+      return qemuAdvice(definition, port, memory)
     },
 
     'network.list': ({ all }) => networks.list(all ?? false),

@@ -9,7 +9,7 @@
 
 export type NetworkMode = 'nat' | 'route' | 'open' | 'isolated' | 'bridge'
 
-export type PortKind = 'tap' | 'netdev' | 'qemu' | 'pcap'
+export type PortKind = 'tap' | 'netdev' | 'vhost-user' | 'qemu' | 'pcap'
 
 export interface VlanDefinition {
   mode: 'access' | 'trunk' | 'none'
@@ -41,6 +41,18 @@ export type PortOptions =
       path: string
       client: boolean
       dgram: boolean
+    }
+  | {
+      kind: 'vhost-user'
+      /** a unix socket's path */
+      path: string
+      /** QEMU listens, Weft connects */
+      client: boolean
+      /** queue pairs of the guest's card, as `weft qemu` prints it; any guest may use up to 16 */
+      queues: number
+      /** rings are asked without end */
+      poll: boolean
+      offloads: boolean
     }
   | { kind: 'pcap'; read: string | null; write: string | null }
 

@@ -20,8 +20,8 @@ import { Failure } from './failure.js'
 import type { PortDefinition, PortKind, PortOptions, PortWaiver, VlanDefinition } from './model.js'
 import { check, invalid, join, quote } from './schema.js'
 
-export const PORT_KINDS: readonly PortKind[] = ['tap', 'netdev', 'qemu', 'pcap']
-const LATER_KINDS: readonly string[] = ['xdp', 'vhost-user', 'vde', 'vxlan']
+export const PORT_KINDS: readonly PortKind[] = ['tap', 'netdev', 'vhost-user', 'qemu', 'pcap']
+const LATER_KINDS: readonly string[] = ['xdp', 'vde', 'vxlan']
 
 /** Bytes of `sun_path` less its end (unix(7)). */
 export const SOCKET_PATH_BYTES = 107
@@ -97,6 +97,13 @@ export const KindSettings = {
     offloads: Type.Optional(Type.Boolean()),
   },
   netdev: { dev: Interface, netns: Type.Optional(Namespace) },
+  'vhost-user': {
+    path: Text,
+    client: Type.Optional(Type.Boolean()),
+    queues: Type.Optional(Type.Integer({ minimum: 1, maximum: 16 })),
+    poll: Type.Optional(Type.Boolean()),
+    offloads: Type.Optional(Type.Boolean()),
+  },
   qemu: { path: Text, client: Type.Optional(Type.Boolean()), dgram: Type.Optional(Type.Boolean()) },
   pcap: { read: Type.Optional(Text), write: Type.Optional(Text) },
 }
@@ -105,11 +112,21 @@ const closed = { additionalProperties: false }
 export const PortInputs = {
   tap: Type.Object({ name: Name, kind: Type.Literal('tap'), ...KindSettings.tap, ...PortSettings }, closed),
   netdev: Type.Object({ name: Name, kind: Type.Literal('netdev'), ...KindSettings.netdev, ...PortSettings }, closed),
+  'vhost-user': Type.Object(
+    { name: Name, kind: Type.Literal('vhost-user'), ...KindSettings['vhost-user'], ...PortSettings },
+    closed,
+  ),
   qemu: Type.Object({ name: Name, kind: Type.Literal('qemu'), ...KindSettings.qemu, ...PortSettings }, closed),
   pcap: Type.Object({ name: Name, kind: Type.Literal('pcap'), ...KindSettings.pcap, ...PortSettings }, closed),
 }
 /** A port as users write it. */
-export const PortInput = Type.Union([PortInputs.tap, PortInputs.netdev, PortInputs.qemu, PortInputs.pcap])
+export const PortInput = Type.Union([
+  PortInputs.tap,
+  PortInputs.netdev,
+  PortInputs['vhost-user'],
+  PortInputs.qemu,
+  PortInputs.pcap,
+])
 export type PortInput = Static<typeof PortInput>
 
 /** Throws ERR_INVALID or ERR_UNSUPPORTED. `uplink` says that the port is the uplink of a bridge network. */
@@ -259,6 +276,16 @@ function portOptions(given: PortInput, path: string): PortOptions {
       }
     case 'netdev':
       return { kind: 'netdev', dev: given.dev, netns: given.netns === undefined ? null : String(given.netns) }
+    case 'vhost-user':
+      checkSocketPath(given.path, join(path, 'path'))
+      return {
+        kind: 'vhost-user',
+        path: given.path,
+        client: given.client ?? false,
+        queues: given.queues ?? 1,
+        poll: given.poll ?? false,
+        offloads: given.offloads ?? true,
+      }
     case 'qemu':
       return qemuOptions(given, path)
     case 'pcap':
@@ -308,6 +335,15 @@ function writtenOptions(options: PortOptions, name: string): Record<string, unkn
       }
     case 'netdev':
       return { kind: 'netdev', dev: options.dev, ...(options.netns === null ? {} : { netns: options.netns }) }
+    case 'vhost-user':
+      return {
+        kind: 'vhost-user',
+        path: options.path,
+        ...(options.client ? { client: true } : {}),
+        ...(options.queues === 1 ? {} : { queues: options.queues }),
+        ...(options.poll ? { poll: true } : {}),
+        ...(options.offloads ? {} : { offloads: false }),
+      }
     case 'qemu':
       return {
         kind: 'qemu',

@@ -42,6 +42,14 @@ export type GuestChange =
   /** descriptor: the log; none: no log any more */
   | { set: 'log'; bytes: string; offset: string }
 
+/** The shard process that was asked has ended. */
+export class ShardEnded extends Error {
+  constructor() {
+    super('the shard ended')
+    this.name = 'ShardEnded'
+  }
+}
+
 /** The place in the switch that a device is plugged into. */
 export interface Socket {
   /** Frames go through these descriptors from now on. They stay the device's, open until `detach`. */
@@ -51,9 +59,12 @@ export interface Socket {
   report(state: 'up' | 'down' | 'error', reason: string | null): void
   /**
    * Tells the shard of what a vhost-user guest shares. In order with `attach` and `detach`; the descriptors stay the
-   * device's. Resolves with the native call's result; rejects if the shard refuses or ends first.
+   * device's. Resolves with the native call's result; rejects if the shard refuses, with ShardEnded if it is no more:
+   * then `restore` follows, and until then every call is rejected so.
    */
   share(change: GuestChange, fds: number[]): Promise<number>
+  /** Opens the device again a little later, with back-off: it lost its peer by itself. */
+  openLater(): void
   /** Ring ports only: hands in a frame as received by the port. Returns false if there is no room now. */
   inject(bytes: Uint8Array): boolean
 }

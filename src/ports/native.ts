@@ -136,6 +136,7 @@ export interface Native {
   peerGone(fd: number): boolean
   peerCredentials(fd: number): Credentials | number
   duplicate(fd: number): number
+  setNonBlocking(fd: number): number
   close(fd: number): number
   /** Calls back whenever the descriptor is readable, until `unwatch`. Does not keep the process alive. */
   watch(fd: number, callback: () => void): number

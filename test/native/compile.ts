@@ -13,7 +13,7 @@ import { root, run, which } from '../rig/commands.js'
 
 const nativeFolder = join(root, 'native')
 /** These need Node's headers. */
-const binding = new Set(['binding.c', 'binding_device.c', 'watch.c'])
+const binding = new Set(['binding.c', 'binding_device.c', 'binding_vhost_user.c', 'watch.c'])
 const strict = '-std=c17 -D_GNU_SOURCE -O1 -g1 -fno-strict-overflow -Wall -Wextra -Werror'.split(' ')
 const sanitizing = '-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'.split(' ')
 

@@ -18,12 +18,13 @@ export function addHostCommands(weft: Command): void {
   })
 
   const attach = 'the QEMU arguments that attach a guest to a port'
-  talking(weft, 'qemu <network> <name>', attach, async (session, [network = '', name = '']) => {
+  talking(weft, 'qemu <network> <name>', attach, async (session, [network = '', name = ''], options) => {
     const { shellLine } = await import('../qemu.js')
-    const advice = await session.call('qemu', { network, name })
+    const memory = options.memory as string | undefined
+    const advice = await session.call('qemu', memory === undefined ? { network, name } : { network, name, memory })
     session.print(advice, shellLine(advice.arguments))
     if (!session.json) for (const note of advice.notes) say(`# ${note}`)
-  })
+  }).option('--memory <size>', 'vhost-user: memory of the guest, as -m takes it (default 1G)')
 }
 
 /** Asks the daemon; without one, looks at the host from here. */

@@ -16,7 +16,7 @@ export function addPortCommands(weft: Command): void {
     session.print(result, `port ${result.name} of network ${network} is ${result.state}${reason}`)
   })
   adding
-    .requiredOption('--kind <kind>', 'tap, netdev, qemu or pcap')
+    .requiredOption('--kind <kind>', 'tap, netdev, vhost-user, qemu or pcap')
     .option('--access <vid>', 'carry one VLAN, untagged', integer)
     .option('--trunk <vids>', 'carry VLANs tagged: 10,20-29')
     .option('--native <vid>', 'VLAN of the untagged frames of a trunk', integer)
@@ -27,7 +27,7 @@ export function addPortCommands(weft: Command): void {
     .option('--address <ip>', 'address that the host may use beside its leases; again for another', several)
     .option('--allow <what>', 'spoofing, dhcp-server or router; again for another', several)
     .option('--netns <name>', 'tap, netdev: network namespace, by name or process id')
-    .option('--queues <n>', 'tap: queues', integer)
+    .option('--queues <n>', 'tap: queues; vhost-user: queue pairs of the guest', integer)
     .option('--owner <user>', 'tap: user that may open the device')
   kindOptions(adding)
 
@@ -59,9 +59,10 @@ export function addPortCommands(weft: Command): void {
     .option('--address <ip|none>', 'addresses that the host may use beside its leases, all of them', several)
     .option('--allow <what|none>', 'spoofing, dhcp-server or router, all of them', several)
     .option('--netns <name|none>', 'tap, netdev: network namespace, by name or process id')
-    .option('--queues <n>', 'tap: queues', integer)
+    .option('--queues <n>', 'tap: queues; vhost-user: queue pairs of the guest', integer)
     .option('--owner <user|none>', 'tap: user that may open the device')
   kindOptions(setting)
+  setting.option('--no-poll', 'vhost-user: ask the rings only while frames come')
 
   talking(port, 'remove <network> <name>', 'remove a port', async (session, [network = '', name = '']) => {
     const result = await session.call('port.remove', { network, name })
@@ -79,10 +80,11 @@ export function addPortCommands(weft: Command): void {
 function kindOptions(command: Command): void {
   command
     .option('--dev <ifname>', 'tap, netdev: the interface (tap: default NAME)')
-    .option('--no-offloads', 'tap: take no unfinished checksums and no large frames')
-    .option('--path <socket>', 'qemu: path of a unix socket, or ADDRESS:PORT on loopback')
-    .option('--client', 'qemu: connect to the socket instead of making it')
+    .option('--no-offloads', 'tap, vhost-user: no unfinished checksums and no large frames')
+    .option('--path <socket>', 'vhost-user, qemu: path of a unix socket; qemu: or ADDRESS:PORT on loopback')
+    .option('--client', 'vhost-user, qemu: connect to the socket instead of making it')
     .option('--dgram', 'qemu: datagrams instead of a stream')
+    .option('--poll', 'vhost-user: ask the rings without end, which takes a core')
     .option('--read <file>', 'pcap: frames that come in', filePath)
     .option('--write <file>', 'pcap: frames that go out', filePath)
 }
