@@ -3,7 +3,7 @@
  *
  *   npm run bench -- [--rounds 3] [--seconds 3] [--only NAME,NAME] [--congestion NAME,NAME] [--size 64] [--sources 1]
  *                    [--udp] [--json FILE] [--install]
- *   npm run bench -- --nat | --connections | --services | --all     other parts; --all: these and switching
+ *   npm run bench -- --nat | --connections | --services | --vhost | --all     other parts; --all: these and switching
  *   npm run bench -- micro [OPTIONS]       the cost of a decision alone (bench/decision.ts)
  *
  * A round starts each contender afresh, two hosts in namespaces on it, warms it up for a second, and measures TCP and
@@ -14,7 +14,8 @@
  * The exit status is 0 if all that were not skipped were measured, else 1.
  *
  * The other parts (routing.ts, services.ts) run in the same manner: `--nat` routes TCP and small frames through NAT and
- * firewall, `--connections` opens TCP connections there, `--services` asks DHCP and DNS. Each has a table of its own.
+ * firewall, `--connections` opens TCP connections there, `--services` asks DHCP and DNS, `--vhost` (vhost.ts) puts
+ * guests' memory at both ends. Each has a table of its own.
  *
  * It needs root, iproute2, iperf3, a C compiler; everything happens in network namespaces of its own (topology.ts).
  * By default each part is done in under five minutes. Figures of other load: `--size 1514`, `--sources 1000` (MAC
@@ -33,12 +34,14 @@ import { openVswitch } from './contenders/open-vswitch.js'
 import { vdeSwitch } from './contenders/vde-switch.js'
 import { weft } from './contenders/weft.js'
 import { type Load, availableCongestion, defaultCongestion, frames, idle, pathOf, setUp, tcp } from './measure.js'
-import { find, unpackMissing } from './packages.js'
+import { find } from '../test/rig/unpacked.js'
+import { unpackMissing } from './packages.js'
 import { type Part, type PartResult, partLines, partTable, runPart } from './parts.js'
 import { type Result, lines, table } from './report.js'
 import { connectionsPart, natPart } from './routing.js'
 import { dhcpPart, dnsPart } from './services.js'
 import { removeLeftovers } from './topology.js'
+import { vhostPart } from './vhost.js'
 
 const CONTENDERS: Contender[] = [weft, copyLoop, kernelBridge, vdeSwitch, openVswitch]
 const WARM_UP_SECONDS = 1
@@ -110,6 +113,7 @@ function parse(args: string[]): Plan {
     nat: { type: 'boolean' },
     connections: { type: 'boolean' },
     services: { type: 'boolean' },
+    vhost: { type: 'boolean' },
     all: { type: 'boolean' },
   } as const
   const values = ((): ReturnType<typeof parseArgs<{ options: typeof options }>>['values'] => {
@@ -143,7 +147,7 @@ function parse(args: string[]): Plan {
     contenders: CONTENDERS.filter((contender) => named?.includes(contender.name) ?? true),
     json: values.json,
     parts: partsOf(values, congestions),
-    isSwitched: values.all === true || !(values.nat || values.connections || values.services),
+    isSwitched: values.all === true || !(values.nat || values.connections || values.services || values.vhost),
   }
   if (process.getuid?.() !== 0) throw new Error('needs root: it makes network namespaces and TAP devices')
   if (values.install === true) {
@@ -156,13 +160,14 @@ function parse(args: string[]): Plan {
   return plan
 }
 
-type Chosen = Partial<Record<'all' | 'nat' | 'connections' | 'services', boolean>>
+type Chosen = Partial<Record<'all' | 'nat' | 'connections' | 'services' | 'vhost', boolean>>
 
-function partsOf({ all, nat, connections, services }: Chosen, congestions: string[]): Part[] {
+function partsOf({ all, nat, connections, services, vhost }: Chosen, congestions: string[]): Part[] {
   return [
     ...(all || nat ? [natPart(congestions)] : []),
     ...(all || connections ? [connectionsPart()] : []),
     ...(all || services ? [dhcpPart(), dnsPart()] : []),
+    ...(all || vhost ? [vhostPart()] : []),
   ]
 }
 
