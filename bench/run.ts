@@ -41,7 +41,7 @@ import { type Result, lines, table } from './report.js'
 import { connectionsPart, natPart } from './routing.js'
 import { dhcpPart, dnsPart } from './services.js'
 import { removeLeftovers } from './topology.js'
-import { vhostPart } from './vhost.js'
+import { vhostNatPart, vhostPart } from './vhost.js'
 
 const CONTENDERS: Contender[] = [weft, copyLoop, kernelBridge, vdeSwitch, openVswitch]
 const WARM_UP_SECONDS = 1
@@ -130,24 +130,21 @@ function parse(args: string[]): Plan {
     }
     return value
   }
-  const named = values.only?.split(',')
-  const stranger = named?.find((name) => CONTENDERS.every((contender) => contender.name !== name))
-  if (stranger !== undefined) {
-    throw new Usage(`--only: ${stranger} is not one of ${CONTENDERS.map((contender) => contender.name).join(', ')}`)
-  }
   const congestions = values.congestion?.split(',') ?? [...new Set(['cubic', defaultCongestion()])]
   const available = availableCongestion()
   const unknown = congestions.find((name) => !available.includes(name))
   if (unknown !== undefined) throw new Usage(`--congestion: ${unknown} is not one of ${available.join(', ')}`)
+  const parts = partsOf(values, congestions)
+  const isSwitched = values.all === true || !(values.nat || values.connections || values.services || values.vhost)
+  const chosen = choose(values.only?.split(','), isSwitched ? CONTENDERS : [], parts)
   const plan = {
     rounds: natural('rounds', 3, 100),
     seconds: natural('seconds', 3, 3600),
     congestions,
     load: { sizeBytes: natural('size', 64, 9000), sources: natural('sources', 1, 65536), udp: values.udp === true },
-    contenders: CONTENDERS.filter((contender) => named?.includes(contender.name) ?? true),
     json: values.json,
-    parts: partsOf(values, congestions),
-    isSwitched: values.all === true || !(values.nat || values.connections || values.services || values.vhost),
+    isSwitched,
+    ...chosen,
   }
   if (process.getuid?.() !== 0) throw new Error('needs root: it makes network namespaces and TAP devices')
   if (values.install === true) {
@@ -167,8 +164,27 @@ function partsOf({ all, nat, connections, services, vhost }: Chosen, congestions
     ...(all || nat ? [natPart(congestions)] : []),
     ...(all || connections ? [connectionsPart()] : []),
     ...(all || services ? [dhcpPart(), dnsPart()] : []),
-    ...(all || vhost ? [vhostPart()] : []),
+    ...(all || vhost ? [vhostPart(), vhostNatPart()] : []),
   ]
+}
+
+/** Those of the names alone; a part of which none is left is not run. */
+function choose(
+  named: string[] | undefined,
+  contenders: Contender[],
+  parts: Part[],
+): { contenders: Contender[]; parts: Part[] } {
+  if (named === undefined) return { contenders, parts }
+  const known = [...contenders, ...parts.flatMap(({ candidates }) => candidates)].map(({ name }) => name)
+  const stranger = named.find((name) => !known.includes(name))
+  if (stranger !== undefined) throw new Usage(`--only: ${stranger} is not one of ${[...new Set(known)].join(', ')}`)
+  const isNamed = ({ name }: { name: string }): boolean => named.includes(name)
+  return {
+    contenders: contenders.filter(isNamed),
+    parts: parts
+      .map((part) => ({ ...part, candidates: part.candidates.filter(isNamed) }))
+      .filter(({ candidates }) => candidates.length > 0),
+  }
 }
 
 function begin(contender: Contender): Result {

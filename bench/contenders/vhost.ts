@@ -5,16 +5,22 @@
  * their own documents have it: Open vSwitch connects to sockets that the guests' end makes (`dpdkvhostuserclient`, the
  * kind it recommends), the others make the sockets. None uses huge pages.
  */
+import { writeFileSync } from 'node:fs'
+import { stableMac } from '../../src/control/mac.js'
+import { driverArguments, hasTestpmd, runtimeFolder, testpmd, vhostPort } from '../../test/rig/dpdk.js'
 import { type Found, find } from '../../test/rig/unpacked.js'
-import { driverArguments, hasTestpmd, testpmd, vhostPort } from '../../test/rig/dpdk.js'
+import { mac } from '../measure.js'
 import type { Topology } from '../topology.js'
 import { addPort, openVswitchMissing, startOpenVswitch } from './open-vswitch.js'
+import { INSIDE_SUBNET, OUTSIDE_ROUTER } from './router.js'
 import { startWeft, weftMissing } from './weft.js'
 
 /** The switch's processor; the load has the other one. */
 export const CORE = 1
 const PIN = ['taskset', '-c', String(CORE)]
 const NETWORK = 'bench'
+/** Of the datagrams of bench/vhost-load.c. */
+const SERVICE_PORT = 7000
 
 export interface VhostContender {
   readonly name: string
@@ -42,6 +48,64 @@ export const weftVhost: VhostContender = {
   },
 }
 
+/** Where the frames of each port go: to which MAC, from and to which address. */
+export interface Ends {
+  readonly to: readonly [string, string]
+  readonly ip: readonly [string, string]
+}
+
+export interface RoutedVhost {
+  readonly name: string
+  readonly description: string
+  missing(): string | null
+  start(topology: Topology, netns: string, sockets: readonly string[]): Promise<{ pids: number[]; ends: Ends }>
+}
+
+/** The two hosts inside. */
+const HOSTS = ['10.78.0.2', '10.78.0.3'] as const
+
+/** Both ports in one network, each sends to the other. */
+export const switchedVhost: RoutedVhost = {
+  ...weftVhost,
+  start: async (topology, netns, sockets) => ({
+    pids: await weftVhost.start(topology, netns, sockets),
+    ends: { to: [mac(1), mac(0)], ip: HOSTS },
+  }),
+}
+
+/**
+ * Both ports in one network of mode nat; the first sends to the router's outside address, which a forward leads to the
+ * second (hairpin). So the frames of both directions go through the router with both addresses translated.
+ */
+export const natVhost: RoutedVhost = {
+  name: 'weft-vhost-nat',
+  description: 'Weft: NAT and firewall between two vhost-user ports, by a forward',
+  missing: weftMissing,
+  start: async (topology, netns, sockets) => {
+    const { pid, folder, command } = await startWeft(topology, netns, PIN)
+    const file = `${folder}/bench.json`
+    const network = {
+      name: NETWORK,
+      mode: 'nat',
+      subnets: [INSIDE_SUBNET],
+      uplink: `host,address=${OUTSIDE_ROUTER}/24`,
+      rules: ['drop out tcp dport 25', 'drop out to 192.0.2.0/24', 'accept in icmp'],
+      forwards: [
+        { protocol: 'udp', firstPort: SERVICE_PORT, lastPort: SERVICE_PORT, to: HOSTS[1], toPort: SERVICE_PORT },
+      ],
+      ports: sockets.map((path, i) => ({
+        ...{ name: `p${i}`, kind: 'vhost-user', path },
+        ...{ mac: mac(i), addresses: HOSTS.slice(i, i + 1) },
+      })),
+    }
+    writeFileSync(file, JSON.stringify(network))
+    await command('network', 'create', file)
+    const { uuid } = JSON.parse(await command('network', 'show', NETWORK, '--json')) as { uuid: string }
+    const gateway = stableMac(uuid, 'gateway')
+    return { pids: [pid], ends: { to: [gateway, gateway], ip: [HOSTS[0], OUTSIDE_ROUTER] } }
+  },
+}
+
 export const ovsDpdk: VhostContender = {
   name: 'ovs-dpdk',
   description: 'Open vSwitch with DPDK (Debian openvswitch-switch-dpdk), one poller',
@@ -54,7 +118,11 @@ export const ovsDpdk: VhostContender = {
   start: async (topology, netns, sockets) => {
     const program = find('ovs-vswitchd-dpdk')
     if (program === null) throw new Error('ovs-dpdk: not installed')
-    const running = await startOpenVswitch(topology, netns, { program, prefix: PIN, settings: dpdkSettings(program) })
+    const running = await startOpenVswitch(topology, netns, {
+      program: { ...program, env: { ...program.env, ...runtimeFolder(topology.folder()) } },
+      prefix: PIN,
+      settings: dpdkSettings(program),
+    })
     for (const [i, socket] of sockets.entries()) {
       await addPort(running, `p${i}`, 'type=dpdkvhostuserclient', `options:vhost-server-path=${socket}`)
     }
@@ -64,6 +132,7 @@ export const ovsDpdk: VhostContender = {
 
 function dpdkSettings(program: Found): string[] {
   const mask = `0x${(1 << CORE).toString(16)}`
+  // with 1024 the buffers of the second port are not always to be had
   const memory = '--no-huge --legacy-mem -m 2048 --no-pci --no-telemetry'
   const drivers = program.isUnpacked ? driverArguments(['librte_mempool_ring.so']).join(' ') : ''
   return [

@@ -13,7 +13,7 @@
  * system's own; so it is unpacked alone, with the libraries that it depends on (`unpacked.ts`).
  */
 import { join } from 'node:path'
-import { dependencies, find, plugIns } from './unpacked.js'
+import { type Found, dependencies, find, plugIns } from './unpacked.js'
 
 const PROGRAM = 'dpdk-testpmd'
 /** Drivers that are loaded at run time, by the names of their libraries. */
@@ -65,7 +65,10 @@ export function dpdkPackages(): [wanted: string[], alone: string[]] {
   const version = needed.map((name) => /^librte-eal(\d+)$/.exec(name)?.[1]).find((found) => found !== undefined)
   if (version === undefined) throw new Error('dpdk-dev depends on no librte-eal')
   const drivers = ['net-virtio', 'net-vhost', 'mempool-ring'].map((name) => `librte-${name}${version}`)
-  return [[...needed, ...drivers], ['dpdk-dev']]
+  return [
+    [...needed, ...drivers],
+    ['dpdk-dev', 'libdpdk-dev', 'libbsd-dev'],
+  ]
 }
 
 export const virtioUser = (index: number, { socket, mac, isServer = false, more = [] }: VirtioUser): string =>
@@ -83,20 +86,53 @@ export function driverArguments(names: readonly string[] = DRIVERS): string[] {
   return names.flatMap((name) => ['-d', join(folder, `${name}.${version}`)])
 }
 
-export function testpmd({ devices, core, folder, megabytes = 512, options }: TestpmdOptions): Command {
-  const program = find(PROGRAM)
-  if (program === null) throw new Error(`${PROGRAM} is not installed (Debian package dpdk-dev)`)
-  const cores = ['--lcores', `0@${core},1@${core}`, '--main-lcore', '0']
+export function testpmd(given: TestpmdOptions): Command {
+  const { path } = program()
+  const options = ['-i', `--total-num-mbufs=${BUFFERS}`, ...given.options]
+  const { file, args, env } = dpdkCommand(path, { ...given, lcores: 2, options })
+  return { file: 'stdbuf', args: ['-oL', file, ...args], env }
+}
+
+/** The command of any program of DPDK's. @param lcores its threads, all on that core */
+export function dpdkCommand(
+  file: string,
+  { devices, core, folder, megabytes = 512, options, lcores = 1 }: TestpmdOptions & { lcores?: number },
+): Command {
+  const cores = ['--lcores', Array.from({ length: lcores }, (_, i) => `${i}@${core}`).join(',')]
   const memory = ['--no-huge', '-m', String(megabytes), '--no-pci', '--no-shconf', '--no-telemetry']
   const ports = devices.flatMap((device) => ['--vdev', device])
   return {
-    file: 'stdbuf',
-    args: [
-      ...['-oL', program.path, ...cores, ...memory, ...driverArguments(), ...ports],
-      ...['--', '-i', `--total-num-mbufs=${BUFFERS}`, ...options],
-    ],
-    env: { ...program.env, RUNTIME_DIRECTORY: folder, XDG_RUNTIME_DIR: folder },
+    file,
+    args: [...cores, ...memory, ...driverArguments(), ...ports, '--', ...options],
+    env: { ...program().env, ...runtimeFolder(folder) },
   }
+}
+
+/** The environment by which DPDK keeps its files in a folder of the caller's. */
+export const runtimeFolder = (folder: string): Record<string, string> => ({
+  RUNTIME_DIRECTORY: folder,
+  XDG_RUNTIME_DIR: folder,
+})
+
+/** Arguments of a C compiler for a program that uses DPDK; those of the linker stand last. */
+export function compilerArguments(): string[] {
+  const { isUnpacked, path } = program()
+  const usr = isUnpacked ? join(path, '../..') : '/usr'
+  const machine = process.arch === 'x64' ? 'x86_64-linux-gnu' : 'aarch64-linux-gnu'
+  const headers = ['include/dpdk', `include/${machine}/dpdk`, ...(isUnpacked ? ['include'] : [])]
+  const libraries = ['ethdev', 'eal', 'mbuf', 'mempool', 'ring', 'net'].map((name) => `-lrte_${name}`)
+  return [
+    ...(process.arch === 'x64' ? ['-march=corei7'] : []),
+    ...headers.flatMap((folder) => ['-isystem', join(usr, folder)]),
+    ...['-include', 'rte_config.h'],
+    ...['-L', join(usr, 'lib', machine), '-Wl,--allow-shlib-undefined', ...libraries],
+  ]
+}
+
+function program(): Found {
+  const found = find(PROGRAM)
+  if (found === null) throw new Error(`${PROGRAM} is not installed (Debian package dpdk-dev)`)
+  return found
 }
 
 /** What `stop` printed for all ports together. */
