@@ -2,8 +2,8 @@
  * Compiles the small C programs of the benches when a bench needs them.
  *
  * The sources stand beside this file's source (`bench/NAME.c`); the program goes into a temporary folder of this
- * process and is gone with it. Each is one file of C17 with `program.h`, libc and kernel headers, one with DPDK's. `CC` names another compiler than
- * `cc`.
+ * process and is gone with it. Each is one file of C17 with `program.h`, libc and kernel headers, one with DPDK's.
+ * `CC` names another compiler than `cc`.
  */
 import { execFile } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'

@@ -42,6 +42,7 @@ import { connectionsPart, natPart } from './routing.js'
 import { dhcpPart, dnsPart } from './services.js'
 import { removeLeftovers } from './topology.js'
 import { vhostNatPart, vhostPart } from './vhost.js'
+import { vhostGuestsPart } from './vhost-guests.js'
 
 const CONTENDERS: Contender[] = [weft, copyLoop, kernelBridge, vdeSwitch, openVswitch]
 const WARM_UP_SECONDS = 1
@@ -164,7 +165,7 @@ function partsOf({ all, nat, connections, services, vhost }: Chosen, congestions
     ...(all || nat ? [natPart(congestions)] : []),
     ...(all || connections ? [connectionsPart()] : []),
     ...(all || services ? [dhcpPart(), dnsPart()] : []),
-    ...(all || vhost ? [vhostPart(), vhostNatPart()] : []),
+    ...(all || vhost ? [vhostPart(), vhostNatPart(), vhostGuestsPart()] : []),
   ]
 }
 

@@ -12,10 +12,10 @@
  * returns each frame to where it came from, as it came: so through NAT it answers to the translated address. All 42
  * octets of headers are right; a frame of 64 octets has a UDP checksum too. Sizes count the FCS, which is not there.
  *
- * Says `vhost-load: ready`; then, for each line `SECONDS` of its input, sends for so long and says one line `received N
- * sent N wrong N seconds S`: both ports together. After `verify SECONDS` it looks at each frame that arrives: its length,
- * that it is for the port's MAC, and both checksums, which cover all of a frame of 64 octets; else none is wrong. In
- * between it is attached and still. Ends with its input. What it does not do: answer ARP, several queues.
+ * Says `vhost-load: ready`; then, for each line `SECONDS` of its input, sends for so long and says one line `received
+ * N sent N wrong N seconds S`: both ports together. After `verify SECONDS` it looks at each frame that arrives: its
+ * length, that it is for the port's MAC, and both checksums, which cover all of a frame of 64 octets; else none is
+ * wrong. In between it is attached and still. Ends with its input. What it does not do: answer ARP, several queues.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>

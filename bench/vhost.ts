@@ -67,7 +67,7 @@ export function vhostPart(): Part {
       { name: 'idle.cpu', label: 'CPU idle', unit: '%', digits: 1, plain: true },
     ],
     bases: ['ovs-dpdk', 'testpmd-io'],
-    candidates: [weftVhost, ovsDpdk, testpmdForwarder(false)].map(candidate),
+    candidates: [weftVhost(), ovsDpdk, testpmdForwarder(false)].map(candidate),
   }
 }
 
@@ -140,9 +140,9 @@ function routedCandidate({ name, description, missing, start }: RoutedVhost): Ca
         for (const sizeBytes of [64, 1518]) {
           const load = await startLoad(topology, sockets, false, ends, true, sizeBytes)
           const before = cpuSeconds(pids)
-          const start = performance.now()
+          const begun = performance.now()
           const rate = await loaded(load, seconds)
-          const elapsed = (performance.now() - start) / 1000
+          const elapsed = (performance.now() - begun) / 1000
           if (sizeBytes === 64) figures.set('answered.cpu', ((cpuSeconds(pids) - before) / elapsed) * 100)
           figures.set(sizeBytes === 64 ? 'answered' : `answered.${sizeBytes}`, rate)
           load.stop()
@@ -170,7 +170,10 @@ async function startLoad(
     core: LOAD_CORE,
     folder: topology.folder(),
     options: [
-      ...['--to', to.join(','), '--ip', ip.join(','), '--size', String(sizeBytes), '--flows', String(FEW)],
+      ...Object.entries({ to, ip, size: sizeBytes, flows: FEW }).flatMap(([name, value]) => [
+        `--${name}`,
+        String(value),
+      ]),
       ...(isEcho ? ['--echo'] : []),
     ],
   })

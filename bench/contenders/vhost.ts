@@ -1,9 +1,9 @@
 /**
  * Switches with vhost-user ports: the network cards of guests, whose memory they share.
  *
- * All run on one processor, the bench's second (CORE), pollers and the rest alike. What is named here of them is as
- * their own documents have it: Open vSwitch connects to sockets that the guests' end makes (`dpdkvhostuserclient`, the
- * kind it recommends), the others make the sockets. None uses huge pages.
+ * All run on one processor, the bench's second (CORE), pollers and the rest alike, unless told otherwise. What is
+ * named here of them is as their own documents have it: Open vSwitch connects to sockets that the guests' end makes
+ * (`dpdkvhostuserclient`, the kind it recommends), the others make the sockets. None uses huge pages.
  */
 import { writeFileSync } from 'node:fs'
 import { stableMac } from '../../src/control/mac.js'
@@ -32,21 +32,21 @@ export interface VhostContender {
   start(topology: Topology, netns: string, sockets: readonly string[]): Promise<number[]>
 }
 
-/** Weft, switching. */
-export const weftVhost: VhostContender = {
+/** Weft, switching. @param prefix what it is started by; nothing: it runs where the kernel puts it */
+export const weftVhost = (prefix: string[] = PIN): VhostContender => ({
   name: 'weft-vhost',
   description: 'Weft: one shard, vhost-user ports',
   connects: false,
   missing: weftMissing,
   start: async (topology, netns, sockets) => {
-    const { pid, command } = await startWeft(topology, netns, PIN)
+    const { pid, command } = await startWeft(topology, netns, prefix)
     await command('network', 'create', NETWORK, '--mode', 'isolated')
     for (const [i, socket] of sockets.entries()) {
       await command('port', 'add', NETWORK, `p${i}`, '--kind', 'vhost-user', '--path', socket)
     }
     return [pid]
   },
-}
+})
 
 /** Where the frames of each port go: to which MAC, from and to which address. */
 export interface Ends {
@@ -66,9 +66,9 @@ const HOSTS = ['10.78.0.2', '10.78.0.3'] as const
 
 /** Both ports in one network, each sends to the other. */
 export const switchedVhost: RoutedVhost = {
-  ...weftVhost,
+  ...weftVhost(),
   start: async (topology, netns, sockets) => ({
-    pids: await weftVhost.start(topology, netns, sockets),
+    pids: await weftVhost().start(topology, netns, sockets),
     ends: { to: [mac(1), mac(0)], ip: HOSTS },
   }),
 }
@@ -93,10 +93,10 @@ export const natVhost: RoutedVhost = {
       forwards: [
         { protocol: 'udp', firstPort: SERVICE_PORT, lastPort: SERVICE_PORT, to: HOSTS[1], toPort: SERVICE_PORT },
       ],
-      ports: sockets.map((path, i) => ({
-        ...{ name: `p${i}`, kind: 'vhost-user', path },
-        ...{ mac: mac(i), addresses: HOSTS.slice(i, i + 1) },
-      })),
+      ports: sockets.map((path, i) => {
+        const own = { mac: mac(i), addresses: HOSTS.slice(i, i + 1) }
+        return { name: `p${i}`, kind: 'vhost-user', path, ...own }
+      }),
     }
     writeFileSync(file, JSON.stringify(network))
     await command('network', 'create', file)

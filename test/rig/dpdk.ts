@@ -6,8 +6,9 @@
  *   as a switch     `net_vhost` ports: what comes in by one goes out by the other, without any look-up
  *
  * This file makes the command; who runs it (the bench's topology, the tests' rig) has its own way with processes. It
- * runs with `-i`, so `start`, `stop` and `quit` go to its standard input; `stop` prints what was counted since `start`,
- * which `forwardedOf` reads (by `stdbuf`, or it would all come at the end). Memory is a memfd without huge pages, no PCI device is touched.
+ * runs with `-i`, so `start`, `stop` and `quit` go to its standard input; `stop` prints what was counted since
+ * `start`, which `forwardedOf` reads (by `stdbuf`, or it would all come at the end). Memory is a memfd without huge
+ * pages, no PCI device is touched.
  *
  * Debian's dpdk-dev, which has the program, would bring 200 packages of development files and newer versions of the
  * system's own; so it is unpacked alone, with the libraries that it depends on (`unpacked.ts`).
@@ -121,12 +122,10 @@ export function compilerArguments(): string[] {
   const machine = process.arch === 'x64' ? 'x86_64-linux-gnu' : 'aarch64-linux-gnu'
   const headers = ['include/dpdk', `include/${machine}/dpdk`, ...(isUnpacked ? ['include'] : [])]
   const libraries = ['ethdev', 'eal', 'mbuf', 'mempool', 'ring', 'net'].map((name) => `-lrte_${name}`)
-  return [
-    ...(process.arch === 'x64' ? ['-march=corei7'] : []),
-    ...headers.flatMap((folder) => ['-isystem', join(usr, folder)]),
-    ...['-include', 'rte_config.h'],
-    ...['-L', join(usr, 'lib', machine), '-Wl,--allow-shlib-undefined', ...libraries],
-  ]
+  const folders = headers.flatMap((folder) => ['-isystem', join(usr, folder)])
+  const code = process.arch === 'x64' ? ['-march=corei7'] : []
+  const linked = ['-L', join(usr, 'lib', machine), '-Wl,--allow-shlib-undefined', ...libraries]
+  return [...code, ...folders, '-include', 'rte_config.h', ...linked]
 }
 
 function program(): Found {
