@@ -13,9 +13,9 @@
  * (`--install` fetches the Debian packages, packages.ts); one that fails is named with its error and the others go on.
  * The exit status is 0 if all that were not skipped were measured, else 1.
  *
- * The other parts (routing.ts, services.ts) run in the same manner: `--nat` routes TCP and small frames through NAT and
- * firewall, `--connections` opens TCP connections there, `--services` asks DHCP and DNS, `--vhost` (vhost.ts) puts
- * guests' memory at both ends. Each has a table of its own.
+ * The other parts run in the same manner: `--nat` routes TCP and small frames through NAT and firewall, `--connections`
+ * opens TCP connections there (routing.ts), `--services` asks DHCP and DNS (services.ts), `--vhost` has guests' memory
+ * at both ends (vhost.ts, vhost-guests.ts). Each has tables of its own. `--only` goes for their candidates, too.
  *
  * It needs root, iproute2, iperf3, a C compiler; everything happens in network namespaces of its own (topology.ts).
  * By default each part is done in under five minutes. Figures of other load: `--size 1514`, `--sources 1000` (MAC

@@ -13,14 +13,12 @@ import { mac } from '../measure.js'
 import type { Topology } from '../topology.js'
 import { addPort, openVswitchMissing, startOpenVswitch } from './open-vswitch.js'
 import { INSIDE_SUBNET, OUTSIDE_ROUTER } from './router.js'
-import { startWeft, weftMissing } from './weft.js'
+import { type Daemon, startWeft, weftMissing } from './weft.js'
 
 /** The switch's processor; the load has the other one. */
 export const CORE = 1
 const PIN = ['taskset', '-c', String(CORE)]
 const NETWORK = 'bench'
-/** Of the datagrams of bench/vhost-load.c. */
-const SERVICE_PORT = 7000
 
 export interface VhostContender {
   readonly name: string
@@ -61,8 +59,14 @@ export interface RoutedVhost {
   start(topology: Topology, netns: string, sockets: readonly string[]): Promise<{ pids: number[]; ends: Ends }>
 }
 
-/** The two hosts inside. */
+/** The two hosts inside, and one of another network. */
 const HOSTS = ['10.78.0.2', '10.78.0.3'] as const
+const FAR_SUBNET = '10.79.0.0/24'
+const FAR_HOST = '10.79.0.2'
+/** To which the datagrams of bench/vhost-load.c go. */
+const PORT = 7000
+/** Beside the default policies, as with TAPs (weft-nat.ts). */
+const RULES = ['drop out tcp dport 25', 'drop out to 192.0.2.0/24', 'accept in icmp']
 
 /** Both ports in one network, each sends to the other. */
 export const switchedVhost: RoutedVhost = {
@@ -82,28 +86,57 @@ export const natVhost: RoutedVhost = {
   description: 'Weft: NAT and firewall between two vhost-user ports, by a forward',
   missing: weftMissing,
   start: async (topology, netns, sockets) => {
-    const { pid, folder, command } = await startWeft(topology, netns, PIN)
-    const file = `${folder}/bench.json`
+    const daemon = await startWeft(topology, netns, PIN)
     const network = {
       name: NETWORK,
       mode: 'nat',
       subnets: [INSIDE_SUBNET],
       uplink: `host,address=${OUTSIDE_ROUTER}/24`,
-      rules: ['drop out tcp dport 25', 'drop out to 192.0.2.0/24', 'accept in icmp'],
-      forwards: [
-        { protocol: 'udp', firstPort: SERVICE_PORT, lastPort: SERVICE_PORT, to: HOSTS[1], toPort: SERVICE_PORT },
-      ],
-      ports: sockets.map((path, i) => {
-        const own = { mac: mac(i), addresses: HOSTS.slice(i, i + 1) }
-        return { name: `p${i}`, kind: 'vhost-user', path, ...own }
-      }),
+      rules: RULES,
+      forwards: [{ protocol: 'udp', firstPort: PORT, lastPort: PORT, to: HOSTS[1], toPort: PORT }],
+      ports: sockets.map((path, i) => guestPort(path, i, HOSTS[i] ?? '')),
     }
-    writeFileSync(file, JSON.stringify(network))
-    await command('network', 'create', file)
-    const { uuid } = JSON.parse(await command('network', 'show', NETWORK, '--json')) as { uuid: string }
-    const gateway = stableMac(uuid, 'gateway')
-    return { pids: [pid], ends: { to: [gateway, gateway], ip: [HOSTS[0], OUTSIDE_ROUTER] } }
+    const gateway = await create(daemon, network)
+    return { pids: [daemon.pid], ends: { to: [gateway, gateway], ip: [HOSTS[0], OUTSIDE_ROUTER] } }
   },
+}
+
+/** A port in each of two networks of mode route, with a route from each to the other; firewalls of both. */
+export const routedVhost: RoutedVhost = {
+  name: 'weft-vhost-route',
+  description: 'Weft: routing and firewall between vhost-user ports of two networks',
+  missing: weftMissing,
+  start: async (topology, netns, sockets) => {
+    const daemon = await startWeft(topology, netns, PIN)
+    const ip = [HOSTS[0], FAR_HOST] as const
+    const networks = [INSIDE_SUBNET, FAR_SUBNET].map((subnet, i) => ({
+      name: `${NETWORK}${i}`,
+      mode: 'route',
+      subnets: [subnet],
+      uplink: 'none',
+      rules: [...RULES, 'accept in'],
+      ports: sockets.slice(i, i + 1).map((path) => guestPort(path, i, ip[i] ?? '')),
+    }))
+    const gateways: string[] = []
+    for (const network of networks) gateways.push(await create(daemon, network))
+    await daemon.command('route', 'add', `${NETWORK}0`, FAR_SUBNET, `${NETWORK}1`)
+    await daemon.command('route', 'add', `${NETWORK}1`, INSIDE_SUBNET, `${NETWORK}0`)
+    const [near = '', far = ''] = gateways
+    return { pids: [daemon.pid], ends: { to: [near, far], ip } }
+  },
+}
+
+function guestPort(path: string, index: number, address: string): object {
+  return { name: `p${index}`, kind: 'vhost-user', path, mac: mac(index), addresses: [address] }
+}
+
+/** Creates a network from its definition; the MAC of its gateway. */
+async function create({ folder, command }: Daemon, network: { name: string }): Promise<string> {
+  const file = `${folder}/${network.name}.json`
+  writeFileSync(file, JSON.stringify(network))
+  await command('network', 'create', file)
+  const shown = JSON.parse(await command('network', 'show', network.name, '--json')) as { uuid: string }
+  return stableMac(shown.uuid, 'gateway')
 }
 
 export const ovsDpdk: VhostContender = {
