@@ -78,7 +78,7 @@ async function measure(shards: number, congestions: string[], { seconds }: PartP
 /** A daemon with both networks; the way through each. */
 async function start(topology: Topology, shards: number): Promise<Path[]> {
   const netns = await topology.namespace('sw')
-  const daemon = await startWeft(topology, netns, '--shards', String(shards))
+  const daemon = await startWeft(topology, netns, { options: ['--shards', String(shards)] })
   const paths: Path[] = []
   for (const [i, network] of NETWORKS.entries()) {
     await daemon.command('network', 'create', network, '--mode', 'isolated', '--shard', String(i % shards))
