@@ -40,6 +40,8 @@ struct engine *rig_engine(void) {
         place(header, HEADER_EVENTS, &end, EVENT_CAPACITY * sizeof(struct port_event));
         place(header, HEADER_COUNTERS, &end, (PORTS << COUNTER_SHIFT) * sizeof(double));
         place(header, HEADER_DROPS, &end, (PORTS << DROP_SHIFT) * sizeof(double));
+        place(header, HEADER_SCRATCH, &end, SCRATCH_BYTES);
+        place(header, HEADER_JOURNAL, &end, JOURNAL_BYTES);
         int32_t first = place(header, HEADER_SMALL, &end, RIG_SMALL * SMALL_SLOT_BYTES);
         place(header, HEADER_LARGE, &end, RIG_LARGE * LARGE_SLOT_BYTES);
         header[HEADER_BYTES] = end;

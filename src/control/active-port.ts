@@ -8,7 +8,6 @@ import {
   COMPLETED_CHECKSUMS,
   COUNTER_SHIFT,
   DROP_SHIFT,
-  HELD_BYTES,
   RECEIVED_BYTES,
   RECEIVED_PACKETS,
   SEGMENTED_PACKETS,
@@ -28,7 +27,6 @@ import { injectFrame } from './inject.js'
 import type { PortDefinition, PortStatus } from './model.js'
 import type { Shard } from './shard.js'
 
-const ECONNRESET = 104
 const RETRY_FIRST_MILLIS = 200
 const RETRY_MOST_MILLIS = 3000
 
@@ -122,20 +120,11 @@ export class ActivePort implements Socket {
     if (this.device.mtuLimit !== before) this.onChange(this, false)
   }
 
-  /**
-   * Gives a new shard process the descriptors. A stream of which the old one had read or written half a frame cannot be
-   * gone on with: it is closed, and the peer connects again.
-   */
+  /** Gives a new shard process the descriptors. */
   reattach(): void {
     if (!this.attached) return
-    const held = (this.number << COUNTER_SHIFT) + HELD_BYTES
-    if (this.shard.arena.counters[held] > 0) {
-      this.shard.arena.counters[held] = 0
-      this.failed(this.attachment, ECONNRESET)
-    } else {
-      this.attach(this.attached.kind, this.attached.fds)
-      this.device.restore?.()
-    }
+    this.attach(this.attached.kind, this.attached.fds)
+    this.device.restore?.()
   }
 
   change(definition: PortDefinition, networkMtu: number): void {
