@@ -48,8 +48,8 @@ static inline int32_t batch_frame_bytes(const struct batch *batch, int frame) {
 }
 
 /*
- * Returns the first of `frames` frames that is not among the first `sent` bytes of the spans as a whole. *rest: the part
- * of it that is not, if another part is; else empty.
+ * Returns the first of `frames` frames that is not among the first `sent` bytes of the spans as a whole. *rest: the
+ * part of it that is not, if another part is; else empty.
  */
 int batch_sent(const struct iovec *spans, int frames, size_t sent, struct iovec rest[2]);
 /* Drops the frames from `from` on. */

@@ -4,8 +4,8 @@
  *
  * A stream has one peer at a time: while it is connected, another that connects is turned away at once. When it goes,
  * the port is down until the next one; as a client, Weft connects again. With each peer comes a memory for what is
- * received and not yet cut into frames, and for what waits to be sent: a shard process that follows a dead one goes on in
- * the middle of a frame, and the peer notices nothing.
+ * received and not yet cut into frames, and for what waits to be sent: a shard process that follows a dead one goes
+ * on in the middle of a frame, and the peer notices nothing.
  *
  * A dgram port binds its path and sends to whoever sent to it last, or, as a client, to the given path.
  */
