@@ -62,6 +62,7 @@ struct port {
     bool ready;   /* may have frames: asked at the next receive call */
     bool listed;  /* stands in engine->ready */
     bool failed;  /* an event was raised; not asked again */
+    bool ending;  /* epoll told of an end or an error of fd: there is more to read than bytes */
     bool large;   /* TAP: its last frame was large, so the next one is expected to be */
     bool flooded; /* TAP: brings many small frames at a time, worth reading in batches */
     int expected; /* TAP: frames to ask for in the next batch */

@@ -10,9 +10,9 @@
  * the port ends with ECONNRESET, and the peer connects anew.
  *
  * Receive. One read takes as much as the buffer holds, and whole frames are cut from it until the burst has no room;
- * the rest stays, with the port ready. A read that came back short is followed by one more, because the readiness of
- * the descriptor is told only once and the end of the stream may stand behind the last bytes. The stream's end is told
- * when all frames before it have been taken; an error of the socket too, though recvmmsg() tells that first.
+ * the rest stays, with the port ready. A read that came back short has emptied the socket (epoll(7)), and the next bytes
+ * are told of; it is followed by one more only if an end or an error stands behind the last bytes. The stream's end is
+ * told when all frames before it have been taken; an error of the socket too, though recvmmsg() tells that first.
  *
  * A length of 0 or above QEMU's own limit (65536 + 4096) means that the peer speaks something else or attacks: the
  * stream cannot be read on, so the port ends with EPROTO. A length that the limit allows but no slot holds (the last
@@ -153,7 +153,11 @@ static int stream_receive(struct engine *engine, struct port *port, int32_t *pac
         }
         stream->end += (int32_t)taken;
         got += cut(engine, port, stream, packets + got, room - got);
-        if ((size_t)taken == space) break;
+        if ((size_t)taken == space || got == room) break;
+        if (!port->ending) {
+            port->ready = false;
+            break;
+        }
     }
     if (stream->defect) port_failed(engine, port, stream->defect);
     settle(stream);

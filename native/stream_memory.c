@@ -110,7 +110,8 @@ int64_t stream_memory_receive(struct stream_memory *memory, int fd, struct iovec
     struct transfer *receive = &memory->receive;
     begin(receive, atomic_load(&memory->held), span, 1);
     int64_t length = result_of(recvmmsg(fd, &receive->message, 1, MSG_DONTWAIT, NULL), receive);
-    if (length > 0) atomic_store(&memory->held, receive->before + ((uint64_t)length << 32));
+    uint64_t after = receive->before + ((uint64_t)length << 32);
+    if (length > 0) atomic_store_explicit(&memory->held, after, memory_order_release);
     end(receive);
     return length;
 }

@@ -63,7 +63,7 @@ void stream_memory_unmap(struct stream_memory *memory);
  */
 bool stream_memory_recover(struct stream_memory *memory, struct journal *journal, uint64_t number, struct queue *queue);
 
-/* One system call that receives into the span, or sends from the queue. Returns bytes, 0: the stream's end, or -errno. */
+/* One system call that receives into the span, or sends from the queue. Returns bytes, 0: stream's end, or -errno. */
 int64_t stream_memory_receive(struct stream_memory *memory, int fd, struct iovec *span);
 int64_t stream_memory_drain(struct stream_memory *memory, int fd, struct queue *queue);
 
