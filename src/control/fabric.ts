@@ -398,6 +398,7 @@ class ShardFabric implements Fabric {
       for (const network of networks) await network.restore()
       for (const network of networks) for (const port of network.devices()) port.reattach()
       this.captures.restart(shard)
+      shard.restored()
       this.tell({ type: 'shard.restarted', shard: shard.index, reason })
     } catch {
       // it ended again; its next start restores
