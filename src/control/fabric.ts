@@ -114,6 +114,7 @@ class ShardFabric implements Fabric {
   async start(definition: NetworkDefinition): Promise<void> {
     const { name } = definition
     if (this.networks.has(name)) throw new Failure('ERR_NETWORK_ACTIVE', `network ${name}: is active already`)
+    this.fleet.noteMissing(definition)
     const shard = await this.fleet.gather(definition, this.captures)
     const network = new ActiveNetwork(this.numbers.takeNetwork(), definition, new Carrier(shard))
     this.networks.set(name, network)
