@@ -13,9 +13,10 @@
  * neighbor or a fragment, and what waited there for a guest that is slow to read (its port's queue); the first are
  * counted.
  *
- * A shard that is being replaced is waited for. If anything fails before 4, a shard that ends among it, the networks go on where they were. A shard that has been
- * replaced meanwhile is told by its `incarnation`; it forgets what it has of networks that are not its own when it is
- * restored (`fabric.ts`). Failures after 4 concern the old shard alone, and are made good in the same way.
+ * A shard that is being replaced is waited for. If anything fails before 4, a shard that ends among it, the networks go
+ * on where they were. A shard that has been replaced meanwhile is told by its `incarnation`; it forgets what it has of
+ * networks that are not its own when it is restored (`fabric.ts`). Failures after 4 concern the old shard alone, and
+ * are made good in the same way.
  */
 import { COUNTER_SHIFT, DROP_SHIFT } from '../dataplane/layout.js'
 import type { ActiveNetwork } from './active-network.js'
