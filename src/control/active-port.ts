@@ -123,7 +123,7 @@ export class ActivePort implements Socket {
     if (this.device.mtuLimit !== before) this.onChange(this, false)
   }
 
-  /** Its network moves: the shard has let go of it, or will, without being asked here. */
+  /** Its network moves: the shard will let go of it without being asked here, and is told nothing more of it. */
   suspend(): void {
     this.isSuspended = true
     this.attachedAt = ''

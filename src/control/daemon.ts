@@ -109,6 +109,8 @@ export async function startDaemon(options: DaemonOptions, { log, native, fabric:
 function note(log: Log, event: Event): void {
   if (event.type === 'shard.restarted') {
     log.error(`shard ${event.shard} ended (${event.reason}); another has taken over`)
+  } else if (event.type === 'network.moved') {
+    log.info(`network ${event.network} has moved from shard ${event.from} to ${event.to}`)
   } else if (event.type === 'port.error') {
     log.warn(`port ${event.port} of network ${event.network}: ${event.reason ?? 'broken'}`)
   } else if (event.type === 'uplink.error' || event.type === 'uplink.down' || event.type === 'uplink.up') {

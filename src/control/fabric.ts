@@ -114,6 +114,7 @@ class ShardFabric implements Fabric {
   async start(definition: NetworkDefinition): Promise<void> {
     const { name } = definition
     if (this.networks.has(name)) throw new Failure('ERR_NETWORK_ACTIVE', `network ${name}: is active already`)
+    this.fleet.noteMissing(definition)
     const shard = await this.fleet.gather(definition, this.captures)
     const network = new ActiveNetwork(this.numbers.takeNetwork(), definition, new Carrier(shard))
     this.networks.set(name, network)
@@ -398,6 +399,7 @@ class ShardFabric implements Fabric {
       for (const network of networks) await network.restore()
       for (const network of networks) for (const port of network.devices()) port.reattach()
       this.captures.restart(shard)
+      shard.restored()
       this.tell({ type: 'shard.restarted', shard: shard.index, reason })
     } catch {
       // it ended again; its next start restores

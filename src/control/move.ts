@@ -1,7 +1,8 @@
 /**
  * Moves running networks from one shard to another, live.
  *
- *   1  what they ask of their shard waits (`carrier.ts`); the other shard is told their configuration
+ *   1  what they ask of their shard waits (`carrier.ts`), what their devices have to tell of themselves too; the other
+ *      shard is told their configuration
  *   2  their shard lets go of the devices: frames wait in the devices' own queues
  *   3  tables are carried over (`table-transfer.ts`), the rows of counters copied, captures follow
  *   4  the other shard carries them: what waited goes there, the devices are attached
@@ -12,9 +13,10 @@
  * neighbor or a fragment, and what waited there for a guest that is slow to read (its port's queue); the first are
  * counted.
  *
- * If anything fails before 4, a shard that ends among it, the networks go on where they were. A shard that has been
- * replaced meanwhile is told by its `incarnation`; it forgets what it has of networks that are not its own when it is
- * restored (`fabric.ts`). Failures after 4 concern the old shard alone, and are made good in the same way.
+ * A shard that is being replaced is waited for. If anything fails before 4, a shard that ends among it, the networks go
+ * on where they were. A shard that has been replaced meanwhile is told by its `incarnation`; it forgets what it has of
+ * networks that are not its own when it is restored (`fabric.ts`). Failures after 4 concern the old shard alone, and
+ * are made good in the same way.
  */
 import { COUNTER_SHIFT, DROP_SHIFT } from '../dataplane/layout.js'
 import type { ActiveNetwork } from './active-network.js'
@@ -23,6 +25,9 @@ import type { Captures } from './captures.js'
 import { Failure } from './failure.js'
 import type { Shard } from './shard.js'
 import { type Refused, carryTables, discardTables } from './table-transfer.js'
+
+/** How long a shard that is being replaced is waited for. */
+const PATIENCE_MILLIS = 10_000
 
 /** What moves, by its numbers. */
 interface Cargo {
@@ -47,15 +52,19 @@ export async function moveNetworks(
 ): Promise<Refused> {
   const carriers = networks.map(({ carrier }) => carrier)
   const from = carriers[0].shard
+  const names = networks.map(({ definition }) => definition.name).join(', ')
+  const refusal = (reason: string): Failure =>
+    new Failure('ERR_IO', `network ${names}: stays on shard ${from.index}: ${reason}`)
+  for (const shard of [from, to]) if (!(await isWhole(shard))) throw refusal(`shard ${shard.index}: is being restarted`)
   const began = [from.incarnation, to.incarnation]
   for (const carrier of carriers) carrier.hold()
   const cargo = cargoOf(networks)
   const { devices } = cargo
+  for (const device of devices) device.suspend()
   let refused: Refused
   try {
     await prepare(to, cargo)
-    for (const device of devices) device.suspend()
-    await from.ask({ do: 'halt', segments: cargo.segments, ports: cargo.ports })
+    await halt(from, cargo)
     refused = await carryTables(from, to, cargo.segments)
     copyRows(from, to, cargo)
     await copyRuleCounters(from, to, cargo)
@@ -64,18 +73,30 @@ export async function moveNetworks(
     if (to.incarnation !== began[1]) await captures.follow(carriers, to, from).catch(none)
     requireSame(to, began[1])
   } catch (error) {
+    await halt(from, cargo).catch(none) // they are attached anew, also if it had not come so far
     for (const carrier of carriers) carrier.letGo(from)
     for (const device of devices) device.resume()
-    void clear(to, cargo).catch(none)
-    const names = networks.map(({ definition }) => definition.name).join(', ')
-    const reason = error instanceof Error ? error.message : String(error)
-    throw new Failure('ERR_IO', `network ${names}: stays on shard ${from.index}: ${reason}`)
+    await clear(to, cargo).catch(none)
+    throw refusal(error instanceof Error ? error.message : String(error))
   }
   for (const carrier of carriers) carrier.letGo(to)
   for (const device of devices) device.resume()
   for (const network of networks) await network.restore().catch(none)
   await clear(from, cargo).catch(none)
   return refused
+}
+
+/** Waits for a shard that is being replaced; false: in vain. */
+async function isWhole(shard: Shard): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<boolean>((resolve) => {
+    timer = setTimeout(() => resolve(false), PATIENCE_MILLIS)
+  })
+  try {
+    return await Promise.race([shard.whole().then(() => true), late])
+  } finally {
+    clearTimeout(timer)
+  }
 }
 
 function cargoOf(networks: readonly ActiveNetwork[]): Cargo {
@@ -99,6 +120,10 @@ async function prepare(shard: Shard, { networks, segments }: Cargo): Promise<voi
   }
   for (const { number, router } of networks)
     if (router !== null) await shard.ask({ do: 'router', zone: number, router: router.compile() })
+}
+
+async function halt(shard: Shard, { segments, ports }: Cargo): Promise<void> {
+  await shard.ask({ do: 'halt', segments, ports })
 }
 
 async function clear(shard: Shard, { segments, zones, ports }: Cargo): Promise<void> {

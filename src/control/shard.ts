@@ -100,6 +100,8 @@ export class Shard {
     { resolve: (result: number | number[]) => void; reject: (error: Error) => void }
   >()
   private nextId = 1
+  /** while it is being replaced: who waits until all is as before */
+  private replaced: { promise: Promise<void>; resolve: () => void } | null = null
   private ready: { resolve: () => void; reject: (error: Error) => void } | null = null
   private closing = false
   private isHolding = false
@@ -171,6 +173,17 @@ export class Shard {
       channel.send({ id, ...request }, fds)
       this.flushLater(channel)
     })
+  }
+
+  /** Resolves when no process of it is being replaced: all that it carries has been told again. */
+  whole(): Promise<void> {
+    return this.replaced?.promise ?? Promise.resolve()
+  }
+
+  /** Whoever `onRestart` called has told everything again. */
+  restored(): void {
+    this.replaced?.resolve()
+    this.replaced = null
   }
 
   /** Wakes the shard: something was put into the inject ring. */
@@ -303,6 +316,7 @@ export class Shard {
   private ended(child: ChildProcess, reason: string): void {
     if (this.child !== child || this.closing) return
     this.child = null
+    this.replaced ??= deferred()
     this.dropChannel(`its process ended (${reason})`)
     this.ready?.reject(new Failure('ERR_IO', `shard ${this.index}: its process ended (${reason})`))
     this.ready = null
@@ -318,6 +332,14 @@ export class Shard {
       () => undefined, // its end has been handled above
     )
   }
+}
+
+function deferred(): { promise: Promise<void>; resolve: () => void } {
+  let resolve = (): void => {}
+  const promise = new Promise<void>((done) => {
+    resolve = done
+  })
+  return { promise, resolve }
 }
 
 /** Ticks of /proc a second: 100 wherever Node runs (proc(5), stat, fields 14 and 15). */

@@ -69,8 +69,6 @@ export class Shards {
       }),
     )
     const to = all[chooseShard(definition, placed, all.length)]
-    if (definition.shard !== null && definition.shard >= all.length)
-      host.problem(`network ${definition.name} is pinned to shard ${definition.shard}, which does not run`)
     const group = new Set(
       linkedWith<Placed['definition']>(
         definition,
@@ -82,6 +80,12 @@ export class Shards {
       if (from !== to && moving.length > 0) await this.move(moving, to, captures)
     }
     return to
+  }
+
+  /** Tells of a network that starts and is pinned to a shard that does not run. */
+  noteMissing({ name, shard }: NetworkDefinition): void {
+    if (shard === null || shard < this.all.length) return
+    this.host.problem(`network ${name} is pinned to shard ${shard}, which does not run: it gets another`)
   }
 
   private async move(networks: readonly ActiveNetwork[], to: Shard, captures: Captures): Promise<void> {

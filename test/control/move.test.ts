@@ -80,6 +80,7 @@ class StubShard {
     return this.obey({ id: 0, ...request }, copies)
   }
 
+  async whole(): Promise<void> {}
   signal(): void {}
   together(work: () => void): void {
     work()
@@ -204,6 +205,7 @@ async function moved(trouble: { shard: 'from' | 'to'; at: number; kind: Trouble 
     all[trouble.shard].trouble = trouble.kind
   }
   const moving = moveNetworks([network], shardOf(to), captures)
+  while (!carrier.isHeld) await Promise.resolve()
   const meanwhile = carrier.ask({ do: 'announce', segment: A.lan, ip: 1 }).catch(() => -1)
   const isTaken = injectFrame(carrier, A.gatewayPort, new Uint8Array(60))
   const outcome = await moving.then(
@@ -244,6 +246,25 @@ test('a move: tables, counters, devices, captures are on the other shard, and no
   await capture.stop()
   assert.equal(to.asked.filter((one) => one === 'release').length, 1)
   assert.deepEqual(from.weft.loop.pipeline.ports.memberCount[A.lan], 0)
+})
+
+test('a shard that is being replaced is waited for', async () => {
+  const { from, to, carrier, network, captures } = world()
+  let restore = (): void => {}
+  const restored = new Promise<void>((resolve) => {
+    restore = resolve
+  })
+  to.whole = () => restored
+  const told = knows(from.weft)
+  const moving = moveNetworks([network], shardOf(to), captures)
+  await settled()
+  assert.equal(carrier.isHeld, false)
+  assert.deepEqual(to.asked, [], 'nothing is asked before')
+  to.incarnation++
+  restore()
+  await moving
+  assert.equal(carrier.shard, shardOf(to))
+  assert.deepEqual(knows(to.weft), told)
 })
 
 for (const kind of ['refuses', 'ends'] as const) {
