@@ -24,8 +24,6 @@
 #include "headers.h"
 #include "vhost_user.h"
 
-#define READ_AHEAD_BYTES 256
-
 void vhost_user_finish(struct engine *engine, struct port *port, struct vhost_user *vhost) {
     bool broken = false;
     for (int i = 0; i < vhost->receiving + vhost->transmitting; i++) {
@@ -96,10 +94,11 @@ static int receive_ring(struct engine *engine, struct port *port, struct vhost_u
     if (waiting > room) waiting = room;
     if (waiting > ring->expected) waiting = ring->expected;
     if (waiting > VRING_AHEAD) waiting = VRING_AHEAD;
-    vring_look_ahead(vring, &vhost->memory, waiting, false, READ_AHEAD_BYTES, ahead);
+    vring_look_ahead(vring, &vhost->memory, waiting, false, VRING_FIRST_BYTES, ahead);
     for (int i = 0; i < ahead->count && bytes < BURST_BYTES && vhost->allowance > 0; i++) {
         const struct vring_span *spans = &ahead->spans[i];
         int span_count = 1;
+        if (i + VRING_NEAR < ahead->count) vring_look_near(spans + VRING_NEAR, spans[VRING_NEAR].length, false);
         if (!spans->place) {
             int walked = 0;
             spans = vhost->spans;
