@@ -15,6 +15,7 @@
  */
 #include "engine.h"
 #include "engine_wait.h"
+#include "journal.h"
 #include "uring.h"
 
 #include <errno.h>
@@ -34,6 +35,16 @@ static void fill_free_stacks(struct engine *engine) {
     for (int32_t i = 0; i < large; i++) engine->free_large[i] = small + large - 1 - i;
     engine->header[HEADER_FREE_SMALL_COUNT] = small;
     engine->header[HEADER_FREE_LARGE_COUNT] = large;
+}
+
+/* Counts the packets that a predecessor had in work when it was killed. */
+static void count_lost(struct engine *engine) {
+    for (int32_t i = 0; i < engine->slots; i++) {
+        struct record *record = record_of(engine, i);
+        bool is_known = record->ingress >= 0 && record->ingress < engine->header[HEADER_PORTS];
+        if (record->references > 0 && is_known) engine->drops[(record->ingress << DROP_SHIFT) + DROP_SHARD_ENDED] += 1;
+        record->references = 0;
+    }
 }
 
 /* A section's first byte, NULL if it does not lie whole in the arena. */
@@ -75,13 +86,13 @@ int engine_open(struct engine *engine, uint8_t *arena, size_t bytes) {
     engine->events = section(engine, bytes, HEADER_EVENTS, EVENT_CAPACITY * (int64_t)sizeof(struct port_event));
     engine->counters = section(engine, bytes, HEADER_COUNTERS, ((int64_t)ports << COUNTER_SHIFT) * 8);
     engine->drops = section(engine, bytes, HEADER_DROPS, ((int64_t)ports << DROP_SHIFT) * 8);
+    engine->scratch = section(engine, bytes, HEADER_SCRATCH, SCRATCH_BYTES);
+    engine->journal = section(engine, bytes, HEADER_JOURNAL, JOURNAL_BYTES);
     if (!engine->records || !engine->free_small || !engine->free_large || !engine->burst || !engine->egress ||
-        !engine->events || !engine->counters || !engine->drops ||
+        !engine->events || !engine->counters || !engine->drops || !engine->scratch || !engine->journal ||
         !section(engine, bytes, HEADER_SMALL, (int64_t)small * SMALL_SLOT_BYTES) ||
         !section(engine, bytes, HEADER_LARGE, (int64_t)large * LARGE_SLOT_BYTES))
         return EINVAL;
-    engine->scratch = malloc(SCRATCH_BYTES);
-    if (!engine->scratch) return ENOMEM;
     engine->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (engine->epoll < 0) return errno;
     int error = start_tick(engine);
@@ -91,6 +102,8 @@ int engine_open(struct engine *engine, uint8_t *arena, size_t bytes) {
     engine->started = engine_nanos() - (int64_t)header[HEADER_NOW] * 1000000000;
     header[HEADER_EVENT_COUNT] = 0;
     header[HEADER_CONTROL] = 0;
+    journal_recover(engine, bytes);
+    count_lost(engine);
     fill_free_stacks(engine);
     return 0;
 }
@@ -101,10 +114,8 @@ void engine_close(struct engine *engine) {
     if (engine->uring) uring_close(engine->uring);
     if (engine->tick >= 0) close(engine->tick);
     if (engine->epoll >= 0) close(engine->epoll);
-    free(engine->scratch);
     engine->epoll = -1;
     engine->uring = NULL;
-    engine->scratch = NULL;
 }
 
 /* ---- ports ---- */
@@ -140,13 +151,17 @@ int engine_attach(struct engine *engine, int32_t index, enum port_kind kind, int
         bool listed = port->listed, polled = port->polled;
         *port = (struct port){
             .ops = kinds[kind], .index = index, .fd = fd, .fd_out = fd_out, .listed = listed, .polled = polled};
-        if (kind != KIND_VHOST_USER) error = watch(engine, fd, EPOLLIN | EPOLLRDHUP | EPOLLET, (uint32_t)index);
-        if (!error && fd_out >= 0) error = watch(engine, fd_out, EPOLLET, (uint32_t)index | KEY_OUT);
+        if (port->ops->attach) error = port->ops->attach(engine, port);
+        if (!error && kind != KIND_VHOST_USER)
+            error = watch(engine, fd, EPOLLIN | EPOLLRDHUP | EPOLLET, (uint32_t)index);
+        if (!error && port->fd_out >= 0) error = watch(engine, port->fd_out, EPOLLET, (uint32_t)index | KEY_OUT);
         if (!error) {
             port_wake(engine, port);
             return 0;
         }
+        port->ops->close(engine, port);
         port->ops = NULL;
+        return error;
     }
     if (fd >= 0) close(fd);
     if (fd_out >= 0) close(fd_out);

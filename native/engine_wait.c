@@ -69,6 +69,7 @@ bool engine_poll(struct engine *engine, int wait_millis) {
             struct port *port = &engine->ports[key & EGRESS_PORT_MASK];
             if (!port->ops) continue;
             if (events[i].events & EPOLLOUT && port->ops->writable) port->ops->writable(engine, port);
+            if (events[i].events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP) && !(key & KEY_OUT)) port->ending = true;
             if (events[i].events & (EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP) && !(key & KEY_OUT))
                 port_wake(engine, port);
         }

@@ -8,7 +8,6 @@ import {
   COMPLETED_CHECKSUMS,
   COUNTER_SHIFT,
   DROP_SHIFT,
-  HELD_BYTES,
   RECEIVED_BYTES,
   RECEIVED_PACKETS,
   SEGMENTED_PACKETS,
@@ -29,7 +28,6 @@ import { injectFrame } from './inject.js'
 import type { Carrier } from './carrier.js'
 import type { PortDefinition, PortStatus } from './model.js'
 
-const ECONNRESET = 104
 const RETRY_FIRST_MILLIS = 200
 const RETRY_MOST_MILLIS = 3000
 
@@ -137,20 +135,11 @@ export class ActivePort implements Socket {
     this.reattach()
   }
 
-  /**
-   * Gives another shard or a new process of it the descriptors, if it has not got them. A stream of which the old one
-   * had read or written half a frame cannot be gone on with: it is closed, and the peer connects again.
-   */
+  /** Gives another shard or a new process of it the descriptors, if it has not got them. */
   reattach(): void {
     if (!this.attached || this.isSuspended || this.attachedAt === this.shard.seat) return
-    const held = (this.number << COUNTER_SHIFT) + HELD_BYTES
-    if (this.shard.arena.counters[held] > 0) {
-      this.shard.arena.counters[held] = 0
-      this.failed(this.attachment, ECONNRESET)
-    } else {
-      this.attach(this.attached.kind, this.attached.fds)
-      this.device.restore?.()
-    }
+    this.attach(this.attached.kind, this.attached.fds)
+    this.device.restore?.()
   }
 
   change(definition: PortDefinition, networkMtu: number): void {

@@ -14,7 +14,7 @@ import { check, native } from '../ports/native.js'
 /** What the control process asks. Each is answered with `{ id, result }` or `{ id, error }`. */
 export type Request = { id: number } & (
   | { do: 'configure'; network: CompiledNetwork }
-  /** descriptors: the port's fd, and its fdOut if it has one; `attachment` comes back with its events */
+  /** descriptors: the port's fd, and fdOut (of a stream: memory) if it has one; `attachment` comes with its events */
   | { do: 'attach'; port: number; kind: number; attachment: number }
   | { do: 'detach'; port: number }
   | { do: 'share'; port: number; change: GuestChange }

@@ -163,6 +163,17 @@ export class Weft {
     this.program = null
   }
 
+  /** kill -9 to a shard's process; resolves when another runs in its place. */
+  async killShard(index = 0): Promise<void> {
+    const before = (await this.json<Status>('status')).shards[index]
+    if (!before?.pid) throw new Error(`there is no shard ${index}`)
+    process.kill(before.pid, 'SIGKILL')
+    await until('another process runs the shard', async () => {
+      const now = (await this.json<Status>('status')).shards[index]
+      return now?.restarts === (before.restarts ?? 0) + 1 && now.pid !== 0 && now.pid !== before.pid
+    })
+  }
+
   private failure(command: string, result: Result): Error {
     return new Error(`${command}: status ${result.status}\n${result.stdout}${result.stderr}--- daemon:\n${this.log}`)
   }
