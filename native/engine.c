@@ -255,7 +255,7 @@ static int read_ready(struct engine *engine) {
             for (int k = count; k < count + got; k++) {
                 struct record *record = record_of(engine, engine->burst[k]);
                 record->ingress = index;
-                bytes += record->length;
+                bytes += port->ops->bytes_weigh > 1 ? record->length / port->ops->bytes_weigh : record->length;
             }
             count += got;
         }

@@ -55,6 +55,8 @@ struct port_kind_ops {
     bool (*poll)(struct engine *engine, struct port *port);
     /* Asks the peer to tell from now on and looks once more: true if something is there now, of which nothing tells. */
     bool (*arm)(struct engine *engine, struct port *port);
+    /* So many bytes of its frames count as one in BURST_BYTES; 0: one. */
+    int bytes_weigh;
 };
 
 struct port {

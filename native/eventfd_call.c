@@ -9,7 +9,7 @@
  * (io_submit(2), IOCB_FLAG_RESFD). So a read of no bytes is submitted, which completes at once, and says so by the
  * eventfd. It costs 0.7 us in place of 0.2; a call comes once a burst, and the wake-up that it causes costs more.
  *
- * The completions themselves pile up unread and are thrown away EVENTS at a time. A thread has one context for them,
+ * The completions pile up unread and are thrown away EVENTS at a time. A thread has one context for them, and
  * for good: giving it back takes the kernel 30 milliseconds. Where there is none to be had (seccomp, no CONFIG_AIO,
  * fs.aio-max-nr reached) write() is used, with the flag set as vhost_user.c has set it.
  */

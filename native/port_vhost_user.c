@@ -24,7 +24,8 @@
 #include "headers.h"
 #include "vhost_user.h"
 
-#define READ_AHEAD_BYTES 256
+#define BYTES_WEIGH 3 /* measured: 64 frames of 1518 bytes a turn cost less than 22, in C alone */
+#define TURN_BYTES (BURST_BYTES * BYTES_WEIGH)
 
 void vhost_user_finish(struct engine *engine, struct port *port, struct vhost_user *vhost) {
     bool broken = false;
@@ -96,10 +97,11 @@ static int receive_ring(struct engine *engine, struct port *port, struct vhost_u
     if (waiting > room) waiting = room;
     if (waiting > ring->expected) waiting = ring->expected;
     if (waiting > VRING_AHEAD) waiting = VRING_AHEAD;
-    vring_look_ahead(vring, &vhost->memory, waiting, false, READ_AHEAD_BYTES, ahead);
-    for (int i = 0; i < ahead->count && bytes < BURST_BYTES && vhost->allowance > 0; i++) {
+    vring_look_ahead(vring, &vhost->memory, waiting, false, VRING_FIRST_BYTES, ahead);
+    for (int i = 0; i < ahead->count && bytes < TURN_BYTES && vhost->allowance > 0; i++) {
         const struct vring_span *spans = &ahead->spans[i];
         int span_count = 1;
+        if (i + VRING_NEAR < ahead->count) vring_look_near(spans + VRING_NEAR, spans[VRING_NEAR].length, false);
         if (!spans->place) {
             int walked = 0;
             spans = vhost->spans;
@@ -120,7 +122,7 @@ static int receive_ring(struct engine *engine, struct port *port, struct vhost_u
         }
     }
     /* of large frames a burst has few: looking at more of them each time is for nothing */
-    ring->expected = bytes >= BURST_BYTES ? count + 1 : VRING_AHEAD;
+    ring->expected = bytes >= TURN_BYTES ? count + 1 : VRING_AHEAD;
     return count;
 }
 
@@ -181,4 +183,5 @@ const struct port_kind_ops vhost_user_ops = {.receive = vhost_user_receive,
                                              .transmit = vhost_user_transmit,
                                              .close = vhost_user_close,
                                              .poll = vhost_user_poll,
-                                             .arm = vhost_user_arm};
+                                             .arm = vhost_user_arm,
+                                             .bytes_weigh = BYTES_WEIGH};

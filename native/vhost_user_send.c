@@ -16,7 +16,6 @@
 #include "headers.h"
 #include "vhost_user.h"
 
-#define WRITE_AHEAD_BYTES 128                 /* of each buffer that are asked for before writing */
 #define WAITING_BYTES (4 + VNET_HEADER_BYTES) /* in front of a frame in the queue: length, header */
 
 enum sent { SENT, FULL, REFUSED };
@@ -206,12 +205,18 @@ static void send_ring(struct engine *engine, struct port *port, struct vhost_use
     int waiting = ring->queue.used > 0 ? 0 : (uint16_t)(vring->known - vring->next);
     if (waiting < count_out && ring->queue.used == 0) waiting = vring_look(vring);
     uint16_t first = vring->next;
-    vring_look_ahead(vring, &vhost->memory, waiting < count_out ? waiting : count_out, true, WRITE_AHEAD_BYTES, ahead);
+    int32_t bytes_ahead = record_of(engine, out[0]->packet)->length + ring->header_bytes;
+    vring_look_ahead(vring, &vhost->memory, waiting < count_out ? waiting : count_out, true, (uint32_t)bytes_ahead,
+                     ahead);
     for (int i = 0; i < count_out; i++) {
         const struct record *record = record_of(engine, out[i]->packet);
         uint16_t place = (uint16_t)(vring->next - first);
         const struct vring_span *span = &ahead->spans[place];
         int32_t length = record->length;
+        if (i + VRING_NEAR < count_out && place + VRING_NEAR < ahead->count) {
+            int32_t later = record_of(engine, out[i + VRING_NEAR]->packet)->length + ring->header_bytes;
+            vring_look_near(span + VRING_NEAR, (uint32_t)later, true);
+        }
         if (out[i]->port & ~EGRESS_PORT_MASK || place >= ahead->count || !span->place || length < ETHERNET_BYTES ||
             (int64_t)span->length < ring->header_bytes + (int64_t)length || ring->queue.used > 0) {
             send_packet(engine, port, vhost, ring, out[i]);

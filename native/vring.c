@@ -9,7 +9,6 @@
 #include "eventfd_call.h"
 
 #define LINE_BYTES 64
-#define AHEAD_LINES 4 /* of a buffer; the processor's own prefetcher does the rest */
 #define NO_CALL 1
 #define NO_KICK 1
 
@@ -38,11 +37,11 @@ void vring_begin(struct vring *ring, int position) {
 
 /* ---- taking ---- */
 
-/* Asks for the lines of a buffer. */
+/* Asks for the lines of a range. */
 static inline void prefetch(const uint8_t *place, uint32_t length, bool writable) {
     const uint8_t *line = (const uint8_t *)((uintptr_t)place & ~(uintptr_t)(LINE_BYTES - 1));
     const uint8_t *end = place + length;
-    for (int i = 0; i < AHEAD_LINES && line < end; i++, line += LINE_BYTES) {
+    for (; line < end; line += LINE_BYTES) {
         if (writable)
             __builtin_prefetch(line, 1);
         else
@@ -52,6 +51,7 @@ static inline void prefetch(const uint8_t *place, uint32_t length, bool writable
 
 void vring_look_ahead(struct vring *ring, struct guest_memory *memory, int count, bool writable, uint32_t bytes,
                       struct vring_ahead *ahead) {
+    if (bytes > VRING_FIRST_BYTES) bytes = VRING_FIRST_BYTES;
     int found = 0;
     for (; found < count && vring_head(ring, (uint16_t)(ring->next + found), &ahead->heads[found]); found++)
         __builtin_prefetch(&ring->descriptors[ahead->heads[found]]);
@@ -63,8 +63,7 @@ void vring_look_ahead(struct vring *ring, struct guest_memory *memory, int count
         span->length = one.length;
         if (!span->place) continue;
         bool direct = one.flags == (writable ? DESCRIPTOR_WRITE : 0) && one.length > 0;
-        prefetch(span->place, one.length < bytes || one.flags & DESCRIPTOR_INDIRECT ? one.length : bytes,
-                 direct && writable);
+        prefetch(span->place, one.length < bytes ? one.length : bytes, direct && writable);
         if (!direct) span->place = NULL;
     }
     ahead->count = found;

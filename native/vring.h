@@ -29,7 +29,10 @@
 #include "guest_memory.h"
 
 #define VRING_SIZE_MAX 1024
-#define VRING_AHEAD 64 /* chains looked at together */
+#define VRING_AHEAD 64        /* chains looked at together */
+#define VRING_FIRST_BYTES 256 /* of each of their buffers, at most */
+#define VRING_NEAR 2
+#define VRING_NEAR_BYTES 2048 /* then the processor's own prefetcher has understood */
 
 /* Flags of a descriptor. */
 #define DESCRIPTOR_NEXT 1
@@ -142,11 +145,27 @@ struct vring_ahead {
 };
 
 /*
- * Looks at the next `count` chains (VRING_AHEAD at most, no more than wait) and asks the processor for their buffers,
- * `bytes` of each at most. Of a broken ring only the chains before the bad head are looked at.
+ * Looks at the next `count` chains (VRING_AHEAD at most, no more than wait) and asks the processor for the first of
+ * `bytes` of their buffers, which is a guess. Of a broken ring only the chains before the bad head are looked at.
  */
 void vring_look_ahead(struct vring *ring, struct guest_memory *memory, int count, bool writable, uint32_t bytes,
                       struct vring_ahead *ahead);
+
+/*
+ * Asks for the rest of a long buffer, behind what vring_look_ahead() asks for, of which `bytes` will be copied. To be
+ * called while the one VRING_NEAR chains before it is worked on: all of them at once would be more than the processor
+ * can wait for side by side, and push each other out.
+ */
+static inline void vring_look_near(const struct vring_span *span, uint32_t bytes, bool writable) {
+    if (!span->place || span->length < bytes) return;
+    if (bytes > VRING_NEAR_BYTES) bytes = VRING_NEAR_BYTES;
+    for (uint32_t at = VRING_FIRST_BYTES; at < bytes; at += 64) {
+        if (writable)
+            __builtin_prefetch(span->place + at, 1);
+        else
+            __builtin_prefetch(span->place + at, 0);
+    }
+}
 
 /*
  * Follows a chain; all of its descriptors must be writable, or none. Appends to spans[], which holds VRING_SIZE_MAX,
