@@ -90,6 +90,13 @@ describe('guests that share their memory', wants, () => {
     }
   }
 
+  /** Waits until megabytes have gone to a port. */
+  async function flows(network: string, port: string): Promise<void> {
+    const sent = async (): Promise<number> => (await routed.weft.port(network, port)).transmit.bytes
+    const start = await sent()
+    await until('the load flows', async () => (await sent()) > start + 5_000_000)
+  }
+
   async function shardPid(): Promise<number> {
     const { shards } = await routed.weft.json<Status>('status')
     return shards[0]?.pid ?? 0
@@ -223,12 +230,17 @@ describe('guests that share their memory', wants, () => {
     await reaches('g1', wide.g2)
   })
 
-  it('go on when the daemon is killed and started again', async () => {
+  it('go on, with their TCP connections, when the daemon is killed and started again', async () => {
     const uptime = async (name: Name): Promise<number> => Number.parseFloat(await guest(name).run('cat /proc/uptime'))
     const earlier = await Promise.all([uptime('g1'), uptime('g2')])
+    await reaches('g1', wide.g2)
+    await serve('g2', 5304)
+    const load = guest('g1').run(`iperf3 -c ${wide.g2} -p 5304 -J -t 8`, 90)
+    await flows('wide', 'g2w')
     await routed.weft.kill()
     await pause(300)
     await routed.weft.start()
+    judge(await load, 10)
     await box.configure()
     for (const name of ['g1', 'g2'] as const) {
       await reaches(name, addresses.box)
@@ -243,19 +255,24 @@ describe('guests that share their memory', wants, () => {
 
   it('lose some frames and nothing else when the shard is killed under load', async () => {
     const earlier = [sockets(guest('g1').pid), sockets(guest('g2').pid)]
+    const receiver = outside.spawn('iperf3', ['-s', '-1', '-p', '5305'])
     await serve('g2', 5302)
     const load = guest('g1').run(`iperf3 -c ${addresses.g2} -p 5302 -J -t 8`, 90)
-    const download = box.space.spawn('ping', ['-q', '-i', '0.1', '-c', '60', addresses.g2])
+    const byNat = guest('g2').run('iperf3 -c 198.51.100.1 -p 5305 -J -t 8', 90)
+    await flows('lan', 'g2')
+    const pinging = box.space.spawn('ping', ['-q', '-i', '0.1', '-c', '60', addresses.g2])
     for (let kill = 0; kill < 2; kill++) {
-      await pause(1500)
+      await pause(1000)
       const pid = await shardPid()
       process.kill(pid, 'SIGKILL')
       await until('another shard works', async () => ![0, pid].includes(await shardPid()))
     }
     judge(await load, 10)
-    await download.exited
-    const received = Number(/(\d+) received/.exec(download.stdout)?.[1] ?? 0)
-    assert.ok(received >= 30, download.stdout)
+    judge(await byNat, 10)
+    await pinging.exited
+    await receiver.stop('SIGKILL')
+    const received = Number(/(\d+) received/.exec(pinging.stdout)?.[1] ?? 0)
+    assert.ok(received >= 30, pinging.stdout)
     assert.deepEqual([sockets(guest('g1').pid), sockets(guest('g2').pid)], earlier, 'nobody connected again')
     for (const name of ['g1', 'g2']) assert.equal((await routed.weft.port('lan', name)).state, 'up')
   })
@@ -409,6 +426,12 @@ describe('guests that share their memory', wants, () => {
     await until('it is counted', async () => (await dropped('bad-descriptor')) > earlier + 1)
     assert.equal((await weft.port('wide', 'peer')).state, 'up')
     peer.close()
+    for (let round = 0; round < 100; round++) {
+      const hasty = FrontEnd.connect(path('peer'))
+      await hasty.greet()
+      await hasty.start()
+      hasty.close()
+    }
     await weft.waitPort('wide', 'peer', 'down')
   }
 
