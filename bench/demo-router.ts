@@ -13,7 +13,7 @@
 import { chmodSync, writeFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Demo, claim, say } from './demo-report.js'
-import { find } from './packages.js'
+import { find } from '../test/rig/unpacked.js'
 import type { Topology } from './topology.js'
 
 const NETWORK = 'demo'

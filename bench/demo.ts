@@ -14,7 +14,7 @@ import { root } from './compile.js'
 import { type Weft, say } from './demo-report.js'
 import { showRouter } from './demo-router.js'
 import { showSockets } from './demo-sockets.js'
-import { find } from './packages.js'
+import { find } from '../test/rig/unpacked.js'
 import { openTopology, removeLeftovers } from './topology.js'
 
 const cli = join(root, 'dist/src/control/cli/main.js')

@@ -14,7 +14,7 @@ import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { program } from './compile.js'
 import type { Contender, Host } from './contenders/contender.js'
-import { find } from './packages.js'
+import { find } from '../test/rig/unpacked.js'
 import { type Topology, openTopology, processTree } from './topology.js'
 
 /** Kernel clock ticks a second in /proc (USER_HZ: 100 on every architecture that Node runs on). */

@@ -97,7 +97,8 @@ export function partTable({ part, rounds, skipped }: PartResult): string {
     (rounds.get(name) ?? []).map((figures) => figures.get(test) ?? Number.NaN)
   const rows = part.candidates.map(({ name }) => {
     const reason = skipped.get(name)
-    if ((rounds.get(name) ?? []).length === 0) return [name, reason ?? 'not measured', ...header.slice(2).map(() => '')]
+    if ((rounds.get(name) ?? []).length === 0)
+      return [name, reason?.split('\n')[0] ?? 'not measured', ...header.slice(2).map(() => '')]
     const cells = part.tests.flatMap((test) => {
       const values = valuesOf(name, test.name)
       const ratios = compared(test).map((base) => {

@@ -14,7 +14,7 @@ import { INSIDE, type RouterContender } from './contenders/router.js'
 import { weftNat } from './contenders/weft-nat.js'
 import { weftSwitch } from './contenders/weft-switch.js'
 import { type Path, answersPing, connections, frames, tcp } from './measure.js'
-import { find } from './packages.js'
+import { find } from '../test/rig/unpacked.js'
 import type { Candidate, Figures, Part, PartPlan } from './parts.js'
 import { openTopology, processTree } from './topology.js'
 

@@ -3,7 +3,8 @@
  *
  *   npm run bench -- [--rounds 3] [--seconds 3] [--only NAME,NAME] [--congestion NAME,NAME] [--size 64] [--sources 1]
  *                    [--udp] [--json FILE] [--install]
- *   npm run bench -- --nat | --connections | --services | --all     other parts; --all: these and switching
+ *   npm run bench -- --nat | --connections | --services | --shards | --vhost | --all     other parts; --all: these and
+ *                                          switching
  *   npm run bench -- micro [OPTIONS]       the cost of a decision alone (bench/decision.ts)
  *
  * A round starts each contender afresh, two hosts in namespaces on it, warms it up for a second, and measures TCP and
@@ -13,8 +14,10 @@
  * (`--install` fetches the Debian packages, packages.ts); one that fails is named with its error and the others go on.
  * The exit status is 0 if all that were not skipped were measured, else 1.
  *
- * The other parts (routing.ts, services.ts) run in the same manner: `--nat` routes TCP and small frames through NAT and
- * firewall, `--connections` opens TCP connections there, `--services` asks DHCP and DNS. Each has a table of its own.
+ * The other parts run in the same manner: `--nat` routes TCP and small frames through NAT and firewall, `--connections`
+ * opens TCP connections there (routing.ts), `--services` asks DHCP and DNS (services.ts), `--shards` passes TCP in two
+ * networks on one shard and on two (shards.ts), `--vhost` has guests' memory at both ends (vhost.ts, vhost-guests.ts).
+ * Each has tables of its own. `--only` goes for their candidates, too.
  *
  * It needs root, iproute2, iperf3, a C compiler; everything happens in network namespaces of its own (topology.ts).
  * By default each part is done in under five minutes. Figures of other load: `--size 1514`, `--sources 1000` (MAC
@@ -33,12 +36,16 @@ import { openVswitch } from './contenders/open-vswitch.js'
 import { vdeSwitch } from './contenders/vde-switch.js'
 import { weft } from './contenders/weft.js'
 import { type Load, availableCongestion, defaultCongestion, frames, idle, pathOf, setUp, tcp } from './measure.js'
-import { find, unpackMissing } from './packages.js'
+import { find } from '../test/rig/unpacked.js'
+import { unpackMissing } from './packages.js'
 import { type Part, type PartResult, partLines, partTable, runPart } from './parts.js'
 import { type Result, lines, table } from './report.js'
 import { connectionsPart, natPart } from './routing.js'
 import { dhcpPart, dnsPart } from './services.js'
+import { shardsPart } from './shards.js'
 import { removeLeftovers } from './topology.js'
+import { vhostNatPart, vhostPart } from './vhost.js'
+import { vhostGuestsPart } from './vhost-guests.js'
 
 const CONTENDERS: Contender[] = [weft, copyLoop, kernelBridge, vdeSwitch, openVswitch]
 const WARM_UP_SECONDS = 1
@@ -110,6 +117,8 @@ function parse(args: string[]): Plan {
     nat: { type: 'boolean' },
     connections: { type: 'boolean' },
     services: { type: 'boolean' },
+    shards: { type: 'boolean' },
+    vhost: { type: 'boolean' },
     all: { type: 'boolean' },
   } as const
   const values = ((): ReturnType<typeof parseArgs<{ options: typeof options }>>['values'] => {
@@ -126,24 +135,22 @@ function parse(args: string[]): Plan {
     }
     return value
   }
-  const named = values.only?.split(',')
-  const stranger = named?.find((name) => CONTENDERS.every((contender) => contender.name !== name))
-  if (stranger !== undefined) {
-    throw new Usage(`--only: ${stranger} is not one of ${CONTENDERS.map((contender) => contender.name).join(', ')}`)
-  }
   const congestions = values.congestion?.split(',') ?? [...new Set(['cubic', defaultCongestion()])]
   const available = availableCongestion()
   const unknown = congestions.find((name) => !available.includes(name))
   if (unknown !== undefined) throw new Usage(`--congestion: ${unknown} is not one of ${available.join(', ')}`)
+  const parts = partsOf(values, congestions)
+  const isPart = values.nat || values.connections || values.services || values.shards || values.vhost
+  const isSwitched = values.all === true || !isPart
+  const chosen = choose(values.only?.split(','), isSwitched ? CONTENDERS : [], parts)
   const plan = {
     rounds: natural('rounds', 3, 100),
     seconds: natural('seconds', 3, 3600),
     congestions,
     load: { sizeBytes: natural('size', 64, 9000), sources: natural('sources', 1, 65536), udp: values.udp === true },
-    contenders: CONTENDERS.filter((contender) => named?.includes(contender.name) ?? true),
     json: values.json,
-    parts: partsOf(values, congestions),
-    isSwitched: values.all === true || !(values.nat || values.connections || values.services),
+    isSwitched,
+    ...chosen,
   }
   if (process.getuid?.() !== 0) throw new Error('needs root: it makes network namespaces and TAP devices')
   if (values.install === true) {
@@ -156,14 +163,36 @@ function parse(args: string[]): Plan {
   return plan
 }
 
-type Chosen = Partial<Record<'all' | 'nat' | 'connections' | 'services', boolean>>
+type PartName = 'nat' | 'connections' | 'services' | 'shards' | 'vhost'
+type Chosen = Partial<Record<'all' | PartName, boolean>>
 
-function partsOf({ all, nat, connections, services }: Chosen, congestions: string[]): Part[] {
+function partsOf({ all, nat, connections, services, shards, vhost }: Chosen, congestions: string[]): Part[] {
   return [
     ...(all || nat ? [natPart(congestions)] : []),
     ...(all || connections ? [connectionsPart()] : []),
     ...(all || services ? [dhcpPart(), dnsPart()] : []),
+    ...(all || shards ? [shardsPart(congestions)] : []),
+    ...(all || vhost ? [vhostPart(), vhostNatPart(), vhostGuestsPart()] : []),
   ]
+}
+
+/** Those of the names alone; a part of which none is left is not run. */
+function choose(
+  named: string[] | undefined,
+  contenders: Contender[],
+  parts: Part[],
+): { contenders: Contender[]; parts: Part[] } {
+  if (named === undefined) return { contenders, parts }
+  const known = [...contenders, ...parts.flatMap(({ candidates }) => candidates)].map(({ name }) => name)
+  const stranger = named.find((name) => !known.includes(name))
+  if (stranger !== undefined) throw new Usage(`--only: ${stranger} is not one of ${[...new Set(known)].join(', ')}`)
+  const isNamed = ({ name }: { name: string }): boolean => named.includes(name)
+  return {
+    contenders: contenders.filter(isNamed),
+    parts: parts
+      .map((part) => ({ ...part, candidates: part.candidates.filter(isNamed) }))
+      .filter(({ candidates }) => candidates.length > 0),
+  }
 }
 
 function begin(contender: Contender): Result {

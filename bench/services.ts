@@ -16,7 +16,7 @@ import { writeFileSync } from 'node:fs'
 import { startWeft, weftMissing } from './contenders/weft.js'
 import { program } from './compile.js'
 import { answersPing, cpuSeconds } from './measure.js'
-import { find } from './packages.js'
+import { find } from '../test/rig/unpacked.js'
 import type { Candidate, Figures, Part, PartPlan } from './parts.js'
 import { type Topology, openTopology, processTree } from './topology.js'
 

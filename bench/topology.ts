@@ -40,6 +40,8 @@ export interface Child {
   /** Resolves with the exit code (-1 after a signal) when it has ended. */
   readonly ended: Promise<number>
   readonly output: () => string
+  /** Writes a line to it and resolves with what it says from then on, once that contains the text. */
+  ask(line: string, text: string, seconds: number): Promise<string>
   /** Asks it to stop. */
   stop(): void
 }
@@ -169,8 +171,11 @@ function within(netns: string | null, command: string[]): [string, ...string[]] 
 
 function watch(child: ChildProcess, name: string): Child {
   let output = ''
+  let total = 0 // characters so far
   const keep = (chunk: Buffer): void => {
-    output = (output + chunk.toString()).slice(-OUTPUT_KEPT)
+    const text = chunk.toString()
+    total += text.length
+    output = (output + text).slice(-OUTPUT_KEPT)
   }
   child.stdout?.on('data', keep)
   child.stderr?.on('data', keep)
@@ -198,6 +203,13 @@ function watch(child: ChildProcess, name: string): Child {
     ended,
     output: () => output,
     stop: () => void child.kill('SIGTERM'),
+    ask: async (line, text, seconds) => {
+      const before = total
+      const since = (): string => output.slice(-Math.min(total - before, output.length) || output.length)
+      child.stdin?.write(`${line}\n`)
+      await until(() => total > before && since().includes(text), `say "${text}" to "${line}"`, seconds)
+      return since()
+    },
     ready: (text, seconds) => until(() => output.includes(text), `say "${text}"`, seconds),
     appears: (path, seconds) => until(() => existsSync(path), `make ${path}`, seconds),
   }

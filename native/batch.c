@@ -11,6 +11,8 @@
  */
 #include "batch.h"
 
+#include "journal.h"
+
 static void flush(struct batch *batch) {
     if (batch->frames > 0) batch->send(batch);
     batch->frames = 0;
@@ -59,13 +61,9 @@ static void add_segments(struct batch *batch, uint8_t *frame, const struct recor
 
 void batch_transmit(struct engine *engine, struct port *port, struct queue *queue, void (*send)(struct batch *batch),
                     const struct outgoing *out, int count_out) {
-    struct batch batch; /* not cleared: 26 KiB, of which a small burst uses little */
-    batch.engine = engine;
-    batch.port = port;
-    batch.queue = queue;
-    batch.send = send;
-    batch.frames = 0;
-    batch.scratch_used = 0;
+    struct batch batch = {.engine = engine, .port = port, .queue = queue, .send = send};
+    batch.heads = engine->journal->heads;
+    batch.spans = engine->journal->spans;
     for (int i = 0; i < count_out; i++) {
         struct record *record = record_of(engine, out[i].packet);
         uint8_t *frame = frame_of(engine, record);
@@ -90,6 +88,23 @@ void batch_transmit(struct engine *engine, struct port *port, struct queue *queu
         }
     }
     flush(&batch);
+}
+
+int batch_sent(const struct iovec *spans, int frames, size_t sent, struct iovec rest[2]) {
+    int frame = 0;
+    rest[0] = rest[1] = (struct iovec){0};
+    while (frame < frames && sent >= spans[frame * 2].iov_len + spans[frame * 2 + 1].iov_len) {
+        sent -= spans[frame * 2].iov_len + spans[frame * 2 + 1].iov_len;
+        frame++;
+    }
+    if (sent == 0 || frame == frames) return frame;
+    for (int i = 0; i < 2; i++) {
+        const struct iovec *span = &spans[frame * 2 + i];
+        size_t part = sent < span->iov_len ? sent : span->iov_len;
+        rest[i] = (struct iovec){.iov_base = (uint8_t *)span->iov_base + part, .iov_len = span->iov_len - part};
+        sent -= part;
+    }
+    return frame;
 }
 
 void batch_drop(struct batch *batch, int from, enum drop reason) {

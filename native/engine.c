@@ -6,18 +6,7 @@
  * turns of at most PORT_BURST frames, in the order of the list; a port that has more goes to the end of it. While any
  * port is ready the set is looked at only in every POLL_EVERY-th receive call, and without waiting.
  *
- * Waiting. After a turn with frames the next one is often microseconds away, and sleeping costs more than that (a
- * wake-up of the scheduler, 5 to 50 us). So the engine first asks again for spin_micros, then blocks. The spin doubles
- * (to SPIN_MAX) whenever it was rewarded and halves when it was not, down to none: an idle switch sleeps. What ends a
- * long sleep is a timer of one second that always runs, not a timeout: arming a timer for each sleep costs more than
- * the rest of it on a virtual machine.
- *
- * Polling. Ports whose frames stand in memory (vhost-user) need no descriptor to be looked at. While frames come they
- * are polled: a look in each turn and while the engine spins, and the peer is told to be silent. Such a spin saves the
- * peer a kick and this side a wake-up, so it may take longer (SPIN_POLLED_MAX). Before the engine sleeps it arms them
- * all: they ask to be told, look once more, and are polled no longer. One that is idle while others are busy is armed
- * after IDLE_TURNS. With a forced port the engine does not sleep; with a timed one, for which nothing tells, it sleeps
- * for a millisecond at most.
+ * How it waits, and how ports without a descriptor are looked at: engine_wait.c.
  *
  * Transmit. The egress list comes in the order of the frames; it is sorted by port (stable, so each port's order is
  * kept) in one pass of chains and one of copying, because most kinds send many frames in one system call.
@@ -25,6 +14,8 @@
  * What it does not do: decide. It knows neither VLANs nor addresses.
  */
 #include "engine.h"
+#include "engine_wait.h"
+#include "journal.h"
 #include "uring.h"
 
 #include <errno.h>
@@ -35,34 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SPIN_MAX 8 /* microseconds; longer gains little and takes the core from the guests */
-#define SPIN_MIN 2
-#define SPIN_POLLED_MAX 32 /* about what a kick and a wake-up cost both sides */
-#define SPINS_PER_LOOK 32  /* looks at polled ports between two at the set */
-#define IDLE_TURNS 256     /* turns in which a polled port has nothing, until it is armed */
-#define TIMED_MILLIS 1
-#define FORCED_NANOS 1000000000LL /* a forced port's spin without a limit */
-#define EPOLL_BATCH 128
 #define POLL_EVERY 4 /* turns with ready ports between two looks at the set */
-#define KEY_CONTROL PORTS_MAX
-#define KEY_WAKE (PORTS_MAX + 1)
-#define KEY_TICK (PORTS_MAX + 2)
-#define KEY_OUT 0x10000 /* the event is about fd_out */
-
-/* Leaves the core's resources to its other thread for a moment. */
-static inline void processor_pause(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
-static int64_t now_nanos(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * 1000000000LL + time.tv_nsec;
-}
 
 static void fill_free_stacks(struct engine *engine) {
     int32_t small = engine->header[HEADER_SMALL_SLOTS], large = engine->header[HEADER_LARGE_SLOTS];
@@ -71,6 +35,16 @@ static void fill_free_stacks(struct engine *engine) {
     for (int32_t i = 0; i < large; i++) engine->free_large[i] = small + large - 1 - i;
     engine->header[HEADER_FREE_SMALL_COUNT] = small;
     engine->header[HEADER_FREE_LARGE_COUNT] = large;
+}
+
+/* Counts the packets that a predecessor had in work when it was killed. */
+static void count_lost(struct engine *engine) {
+    for (int32_t i = 0; i < engine->slots; i++) {
+        struct record *record = record_of(engine, i);
+        bool is_known = record->ingress >= 0 && record->ingress < engine->header[HEADER_PORTS];
+        if (record->references > 0 && is_known) engine->drops[(record->ingress << DROP_SHIFT) + DROP_SHARD_ENDED] += 1;
+        record->references = 0;
+    }
 }
 
 /* A section's first byte, NULL if it does not lie whole in the arena. */
@@ -112,22 +86,24 @@ int engine_open(struct engine *engine, uint8_t *arena, size_t bytes) {
     engine->events = section(engine, bytes, HEADER_EVENTS, EVENT_CAPACITY * (int64_t)sizeof(struct port_event));
     engine->counters = section(engine, bytes, HEADER_COUNTERS, ((int64_t)ports << COUNTER_SHIFT) * 8);
     engine->drops = section(engine, bytes, HEADER_DROPS, ((int64_t)ports << DROP_SHIFT) * 8);
+    engine->scratch = section(engine, bytes, HEADER_SCRATCH, SCRATCH_BYTES);
+    engine->journal = section(engine, bytes, HEADER_JOURNAL, JOURNAL_BYTES);
     if (!engine->records || !engine->free_small || !engine->free_large || !engine->burst || !engine->egress ||
-        !engine->events || !engine->counters || !engine->drops ||
+        !engine->events || !engine->counters || !engine->drops || !engine->scratch || !engine->journal ||
         !section(engine, bytes, HEADER_SMALL, (int64_t)small * SMALL_SLOT_BYTES) ||
         !section(engine, bytes, HEADER_LARGE, (int64_t)large * LARGE_SLOT_BYTES))
         return EINVAL;
-    engine->scratch = malloc(SCRATCH_BYTES);
-    if (!engine->scratch) return ENOMEM;
     engine->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (engine->epoll < 0) return errno;
     int error = start_tick(engine);
     if (error) return error;
     for (int i = 0; i < PORTS_MAX; i++) engine->head[i] = -1;
     /* seconds go on where a predecessor on the same arena left them */
-    engine->started = now_nanos() - (int64_t)header[HEADER_NOW] * 1000000000;
+    engine->started = engine_nanos() - (int64_t)header[HEADER_NOW] * 1000000000;
     header[HEADER_EVENT_COUNT] = 0;
     header[HEADER_CONTROL] = 0;
+    journal_recover(engine, bytes);
+    count_lost(engine);
     fill_free_stacks(engine);
     return 0;
 }
@@ -138,10 +114,8 @@ void engine_close(struct engine *engine) {
     if (engine->uring) uring_close(engine->uring);
     if (engine->tick >= 0) close(engine->tick);
     if (engine->epoll >= 0) close(engine->epoll);
-    free(engine->scratch);
     engine->epoll = -1;
     engine->uring = NULL;
-    engine->scratch = NULL;
 }
 
 /* ---- ports ---- */
@@ -156,7 +130,7 @@ int engine_watch(struct engine *engine, int control, int wake) {
     return error;
 }
 
-static void list_ready(struct engine *engine, struct port *port) {
+void port_wake(struct engine *engine, struct port *port) {
     port->ready = true;
     if (port->listed || port->failed) return;
     port->listed = true;
@@ -177,13 +151,17 @@ int engine_attach(struct engine *engine, int32_t index, enum port_kind kind, int
         bool listed = port->listed, polled = port->polled;
         *port = (struct port){
             .ops = kinds[kind], .index = index, .fd = fd, .fd_out = fd_out, .listed = listed, .polled = polled};
-        if (kind != KIND_VHOST_USER) error = watch(engine, fd, EPOLLIN | EPOLLRDHUP | EPOLLET, (uint32_t)index);
-        if (!error && fd_out >= 0) error = watch(engine, fd_out, EPOLLET, (uint32_t)index | KEY_OUT);
+        if (port->ops->attach) error = port->ops->attach(engine, port);
+        if (!error && kind != KIND_VHOST_USER)
+            error = watch(engine, fd, EPOLLIN | EPOLLRDHUP | EPOLLET, (uint32_t)index);
+        if (!error && port->fd_out >= 0) error = watch(engine, port->fd_out, EPOLLET, (uint32_t)index | KEY_OUT);
         if (!error) {
-            list_ready(engine, port);
+            port_wake(engine, port);
             return 0;
         }
+        port->ops->close(engine, port);
         port->ops = NULL;
+        return error;
     }
     if (fd >= 0) close(fd);
     if (fd_out >= 0) close(fd_out);
@@ -217,15 +195,13 @@ void port_failed(struct engine *engine, struct port *port, int code) {
     if (port->failed) return;
     int32_t used = engine->header[HEADER_EVENT_COUNT];
     if (used >= EVENT_CAPACITY) { /* no room to tell: ask again in a later call, it fails again */
-        list_ready(engine, port);
+        port_wake(engine, port);
         return;
     }
     port->failed = true;
     engine->events[used] = (struct port_event){.port = port->index, .code = code};
     engine->header[HEADER_EVENT_COUNT] = used + 1;
 }
-
-void port_wake(struct engine *engine, struct port *port) { list_ready(engine, port); }
 
 void port_poll(struct engine *engine, struct port *port) {
     port->idle = 0;
@@ -265,75 +241,6 @@ int32_t pool_copy_in(struct engine *engine, const uint8_t *frame, int32_t length
     return packet;
 }
 
-/* Takes epoll's news; returns whether there was any. */
-static bool poll_events(struct engine *engine, int wait_millis) {
-    struct epoll_event events[EPOLL_BATCH];
-    int count = epoll_wait(engine->epoll, events, EPOLL_BATCH, wait_millis);
-    for (int i = 0; i < count; i++) {
-        uint32_t key = events[i].data.u32;
-        if (key == KEY_CONTROL) {
-            engine->header[HEADER_CONTROL] = 1;
-        } else if (key == KEY_TICK || key == KEY_WAKE) {
-            /* the timer goes on only when it has been read; a counter that others emptied gives EAGAIN */
-            uint64_t value;
-            engine->woken = true;
-            if (read(key == KEY_TICK ? engine->tick : engine->wake, &value, sizeof value) < 0) continue;
-        } else {
-            struct port *port = &engine->ports[key & EGRESS_PORT_MASK];
-            if (!port->ops) continue;
-            if (events[i].events & EPOLLOUT && port->ops->writable) port->ops->writable(engine, port);
-            if (events[i].events & (EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP) && !(key & KEY_OUT))
-                list_ready(engine, port);
-        }
-    }
-    return count > 0;
-}
-
-/* ---- polled ports ---- */
-
-/* What is done with a polled port that has nothing. */
-enum polling {
-    POLLING_SPIN, /* nothing */
-    POLLING_TURN, /* counts a turn */
-    POLLING_END   /* arms it */
-};
-
-/* Looks at the polled ports; returns whether one of them has something. */
-static bool look_at_polled(struct engine *engine, enum polling polling) {
-    bool news = false;
-    for (int i = engine->polled_count - 1; i >= 0; i--) {
-        struct port *port = &engine->ports[engine->polled[i]];
-        bool lives = port->ops && port->ops->poll && !port->failed;
-        if (lives && port->ready) continue;
-        if (lives) {
-            if (polling == POLLING_TURN) port->idle++;
-            bool ends = !port->forced && (polling == POLLING_END || port->idle > IDLE_TURNS);
-            if (ends ? port->ops->arm(engine, port) : port->ops->poll(engine, port)) {
-                port->idle = 0;
-                list_ready(engine, port);
-                news = true;
-                continue;
-            }
-            if (!ends || port->timed) continue;
-        }
-        port->polled = false;
-        engine->polled[i] = engine->polled[--engine->polled_count];
-    }
-    return news;
-}
-
-/* How long a sleep may be at most; 0: not at all. */
-static int longest_sleep(const struct engine *engine, int wait_millis) {
-    bool timed = false;
-    for (int i = 0; i < engine->polled_count; i++) {
-        const struct port *port = &engine->ports[engine->polled[i]];
-        if (!port->ops || port->failed) continue;
-        if (port->forced) return 0;
-        timed |= port->timed;
-    }
-    return timed && (wait_millis < 0 || wait_millis > TIMED_MILLIS) ? TIMED_MILLIS : wait_millis;
-}
-
 /* Asks the ports on the ready list, in turns, until the burst is full. */
 static int read_ready(struct engine *engine) {
     int count = 0, asked = engine->ready_count, kept = 0;
@@ -370,67 +277,25 @@ static void write_time(struct engine *engine) {
     clock_gettime(CLOCK_REALTIME, &time);
     engine->header[HEADER_TIME_SECONDS] = (int32_t)time.tv_sec;
     engine->header[HEADER_TIME_NANOS] = (int32_t)time.tv_nsec;
-    engine->header[HEADER_NOW] = (int32_t)((now_nanos() - engine->started) / 1000000000);
-}
-
-static bool has_news(const struct engine *engine) {
-    return engine->header[HEADER_CONTROL] || engine->header[HEADER_EVENT_COUNT];
-}
-
-/* Asks again and again; returns whether that was rewarded. */
-static bool spin(struct engine *engine, int64_t nanos) {
-    int64_t until = now_nanos() + nanos;
-    do {
-        for (int i = 0; i < SPINS_PER_LOOK && engine->polled_count > 0; i++) {
-            if (look_at_polled(engine, POLLING_SPIN)) return true;
-            processor_pause();
-        }
-        if (poll_events(engine, 0)) return true;
-    } while (now_nanos() < until);
-    return false;
-}
-
-/* Nothing is ready: asks again for a while if that has paid lately, then sleeps until there is news. */
-static void wait_for_news(struct engine *engine, int wait_millis) {
-    if (wait_millis == 0 || has_news(engine)) {
-        poll_events(engine, 0);
-        return;
-    }
-    int longest = engine->polled_count > 0 ? SPIN_POLLED_MAX : SPIN_MAX;
-    if (engine->spin_micros > longest) engine->spin_micros = longest;
-    if (engine->spin_micros >= SPIN_MIN && spin(engine, engine->spin_micros * 1000LL)) {
-        engine->spin_micros = engine->spin_micros * 2 < longest ? engine->spin_micros * 2 : longest;
-        return;
-    }
-    int sleep = longest_sleep(engine, wait_millis);
-    if (sleep == 0) {
-        spin(engine, wait_millis < 0 ? FORCED_NANOS : wait_millis * 1000000LL);
-        return;
-    }
-    engine->spin_micros /= 2;
-    if (look_at_polled(engine, POLLING_END)) return;
-    int64_t before = now_nanos();
-    poll_events(engine, sleep);
-    /* a short sleep would better have been a spin: try that the next time */
-    if (now_nanos() - before < longest * 1000LL && engine->spin_micros < SPIN_MIN) engine->spin_micros = SPIN_MIN;
+    engine->header[HEADER_NOW] = (int32_t)((engine_nanos() - engine->started) / 1000000000);
 }
 
 int engine_receive(struct engine *engine, int wait_millis) {
     forget_events(engine, 0, engine->reported, -1);
     engine->header[HEADER_CONTROL] = 0;
     engine->woken = false;
-    bool news = engine->polled_count > 0 && look_at_polled(engine, POLLING_TURN);
+    bool news = engine->polled_count > 0 && engine_look(engine);
     if (engine->ready_count == 0 && !news) {
-        wait_for_news(engine, wait_millis);
+        engine_wait(engine, wait_millis);
     } else if (++engine->unpolled >= POLL_EVERY) {
         engine->unpolled = 0;
-        poll_events(engine, 0);
+        engine_poll(engine, 0);
     }
     int count = read_ready(engine);
     bool is_called = engine->woken || engine->header[HEADER_CONTROL];
     if (count == 0 && engine->ready_count == 0 && wait_millis != 0 && !is_called) {
         /* what was thought ready had no more; who was called does not wait: the frames are in the inject ring */
-        wait_for_news(engine, wait_millis);
+        engine_wait(engine, wait_millis);
         count = read_ready(engine);
     }
     engine->reported = engine->header[HEADER_EVENT_COUNT];

@@ -29,10 +29,16 @@
 #define QUEUE_BYTES (1 << 20) /* frames that wait for one port's peer */
 
 struct engine;
+struct journal;
 struct port;
 struct uring;
 
 struct port_kind_ops {
+    /*
+     * Makes `state` before the descriptors are watched, and takes out of the port those that are not to be. Returns 0
+     * or an errno; close() is called then too. May be NULL.
+     */
+    int (*attach)(struct engine *engine, struct port *port);
     /*
      * Takes up to `room` frames into packets[], their records filled except for `ingress`, `tag` unless the device gave
      * it apart, and what TypeScript writes. Returns how many. Clears port->ready when the device has no more. A
@@ -60,6 +66,7 @@ struct port {
     bool ready;   /* may have frames: asked at the next receive call */
     bool listed;  /* stands in engine->ready */
     bool failed;  /* an event was raised; not asked again */
+    bool ending;  /* epoll told of an end or an error of fd: there is more to read than bytes */
     bool large;   /* TAP: its last frame was large, so the next one is expected to be */
     bool flooded; /* TAP: brings many small frames at a time, worth reading in batches */
     int expected; /* TAP: frames to ask for in the next batch */
@@ -95,14 +102,17 @@ struct engine {
     int64_t started;     /* CLOCK_MONOTONIC, nanoseconds */
     int unpolled;        /* receive calls since the set was looked at */
     int spin_micros;     /* what waiting for the next frame by asking may cost, adapted */
+    int64_t balance;     /* nanoseconds: the same for polled ports */
+    int trial_sleeps;    /* short sleeps until it is tried whether a longer wait pays */
+    int short_sleeps;    /* of these */
     struct uring *uring; /* uring.c; NULL: not open */
     bool uring_refused;
-    uint8_t *scratch; /* SCRATCH_BYTES: a kind may use it within one call */
+    uint8_t *scratch;        /* SCRATCH_BYTES: a kind may use it within one call */
+    struct journal *journal; /* journal.h */
     struct outgoing sorted[EGRESS_CAPACITY];
     int32_t next[EGRESS_CAPACITY];
     int32_t head[PORTS_MAX], tail[PORTS_MAX], visited[PORTS_MAX];
 };
-#define SCRATCH_BYTES (256 * 1024)
 
 /* ---- pool ---- */
 
@@ -245,7 +255,7 @@ uint16_t checksum_fold(uint32_t sum); /* not complemented */
 
 extern const struct port_kind_ops tap_ops;    /* port_tap.c: fd is a TAP with a 12-byte virtio_net header */
 extern const struct port_kind_ops packet_ops; /* port_packet.c: fd receives, fd_out sends without queueing discipline */
-extern const struct port_kind_ops stream_ops; /* port_stream.c: fd is a connected stream socket, non-blocking */
+extern const struct port_kind_ops stream_ops; /* port_stream.c: fd is a connected stream socket, fd_out its memory */
 extern const struct port_kind_ops dgram_ops;  /* port_dgram.c: fd is bound, fd_out connected to the peer or -1 */
 extern const struct port_kind_ops vhost_user_ops; /* port_vhost_user.c: no descriptors but those of vhost_user.h */
 

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #define ARENA_MAGIC 0x74666557
-#define ARENA_VERSION 2
+#define ARENA_VERSION 3
 
 #define SMALL_SLOT_BYTES 2048
 #define LARGE_SLOT_BYTES 69632
@@ -21,6 +21,9 @@
 #define BURST_CAPACITY 256
 #define EGRESS_CAPACITY 8192
 #define EVENT_CAPACITY 64
+#define SCRATCH_BYTES (256 * 1024)
+#define JOURNAL_BYTES (608 * 1024)
+#define STREAM_BYTES (4096 + (144 << 10) + (1 << 20))
 
 enum header_word {
     HEADER_MAGIC = 0,
@@ -45,6 +48,8 @@ enum header_word {
     HEADER_INJECT = 26,
     HEADER_SMALL = 27,
     HEADER_LARGE = 28,
+    HEADER_SCRATCH = 29,
+    HEADER_JOURNAL = 30,
     HEADER_FREE_SMALL_COUNT = 32,
     HEADER_FREE_LARGE_COUNT = 33,
     HEADER_NOW = 34,
@@ -111,7 +116,6 @@ enum counter {
     TRANSMITTED_BYTES = 3,
     SEGMENTED_PACKETS = 4,
     COMPLETED_CHECKSUMS = 5,
-    HELD_BYTES = 6,
 };
 
 #define DROP_SHIFT 6
@@ -119,6 +123,7 @@ enum drop {
     DROP_NO_SLOT = 13,
     DROP_RECEIVE_ERROR = 14,
     DROP_BAD_DESCRIPTOR = 41,
+    DROP_SHARD_ENDED = 42,
     DROP_QUEUE_FULL = 50,
     DROP_NO_PEER = 51,
     DROP_TRANSMIT_ERROR = 52,

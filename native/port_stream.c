@@ -2,13 +2,17 @@
  * Frames over a connected stream socket, as QEMU's `-netdev stream` (and `socket`), passt and socket_vmnet speak: each
  * frame behind its length, 32 bits in network order, no FCS, no virtio_net header.
  *
- *   receive    socket --recv--> buffer (BUFFER_BYTES) --cut, copied--> slots
- *   transmit   slots --one sendmsg a batch--> socket; what it does not take at once --> queue --writable--> socket
+ *   receive    socket --recvmmsg--> buffer (BUFFER_BYTES) --cut, copied--> slots
+ *   transmit   slots --one sendmmsg a batch--> socket; what it does not take at once --> queue --writable--> socket
+ *
+ * Buffer and queue are in memory that outlives the process (stream_memory.h), and so is what is being sent (journal.h):
+ * a process that takes the stream over from a killed one goes on in the middle of a frame, either way. Where it cannot,
+ * the port ends with ECONNRESET, and the peer connects anew.
  *
  * Receive. One read takes as much as the buffer holds, and whole frames are cut from it until the burst has no room;
- * the rest stays, with the port ready. A read that came back short is followed by one more, because the readiness of
- * the descriptor is told only once and the end of the stream may stand behind the last bytes. The stream's end is told
- * when all frames before it have been taken.
+ * the rest stays, with the port ready. A read that came back short has emptied the socket (epoll(7)), and of the next
+ * bytes we are told; it is followed by one more only if an end or an error stands behind the last bytes. The stream's end is
+ * told when all frames before it have been taken; an error of the socket too, though recvmmsg() tells that first.
  *
  * A length of 0 or above QEMU's own limit (65536 + 4096) means that the peer speaks something else or attacks: the
  * stream cannot be read on, so the port ends with EPROTO. A length that the limit allows but no slot holds (the last
@@ -19,8 +23,8 @@
  * since frames are sent past an empty queue only. A frame in the queue counts as transmitted; if the peer goes, it is
  * lost as one in a socket's own buffer is. A stream that cannot be sent to is shut down, which ends the reading too.
  *
- * Capacity: the buffer, allocated at the first read; the queue (queue.h), allocated when a peer is slow for the first
- * time, tail drop counted as queue-full. A peer that stops reading costs these and nobody else's time or slots.
+ * Capacity: buffer and queue, tail drop counted as queue-full. A peer that stops reading costs these and nobody else's
+ * time or slots.
  *
  * What it does not do: connect, listen or come again (TypeScript does), offloads, other dialects (16-bit lengths).
  */
@@ -30,35 +34,39 @@
 #include <unistd.h>
 
 #include "batch.h"
-#include "queue.h"
+#include "journal.h"
+#include "stream_memory.h"
 
-#define QEMU_FRAME_MAX (65536 + 4096) /* net/socket.c and net/stream.c: NET_BUFSIZE */
-#define BUFFER_BYTES (128 * 1024)
 #define READS_MAX 2 /* a receive call: a peer that sends byte by byte gets no more than its turn */
-_Static_assert(BUFFER_BYTES >= LENGTH_BYTES + QEMU_FRAME_MAX, "the longest frame fits");
 
 struct stream {
-    uint8_t *buffer;    /* BUFFER_BYTES */
-    int32_t start, end; /* of the bytes not yet cut */
-    bool broken;        /* a length was read that cannot be one */
+    struct stream_memory *memory;
+    uint64_t number;    /* in the journal */
+    int32_t start, end; /* of the bytes in memory->buffer that are not yet cut; memory->held follows */
+    int defect;         /* errno for which the port ends: a length that cannot be one, a memory that makes no sense */
+    int receive_error;  /* errno that the socket gave; what came before it is still read */
     int send_error;     /* errno after which nothing can be sent any more; 0: none */
     bool awaiting;      /* writable() is asked for */
     struct queue queue;
 };
 
-/* The port's state, made at its first use; NULL without memory. */
-static struct stream *stream_of(struct port *port) {
-    if (!port->state) {
-        struct stream *stream = calloc(1, sizeof *stream);
-        if (!stream) return NULL;
-        stream->buffer = malloc(BUFFER_BYTES);
-        if (!stream->buffer) {
-            free(stream);
-            return NULL;
-        }
-        port->state = stream;
+/* `fd_out` is the memory, needed no longer when it is mapped. */
+static int stream_attach(struct engine *engine, struct port *port) {
+    struct stream *stream = calloc(1, sizeof *stream);
+    if (!stream) return ENOMEM;
+    port->state = stream;
+    stream->memory = stream_memory_map(port->fd_out, &stream->number);
+    if (!stream->memory) return errno;
+    if (port->fd_out >= 0) close(port->fd_out);
+    port->fd_out = -1;
+    if (stream_memory_recover(stream->memory, engine->journal, stream->number, &stream->queue)) {
+        uint64_t held = atomic_load(&stream->memory->held);
+        stream->start = (int32_t)(uint32_t)held;
+        stream->end = (int32_t)(held >> 32);
+    } else {
+        stream->defect = stream->send_error = ECONNRESET;
     }
-    return port->state;
+    return 0;
 }
 
 static void await(struct engine *engine, struct port *port, struct stream *stream, bool wanted) {
@@ -67,27 +75,16 @@ static void await(struct engine *engine, struct port *port, struct stream *strea
     port_await_writable(engine, port, wanted);
 }
 
-/*
- * Writes down how much of the stream only this process has: a shard that takes over from a dead one cannot go on in the
- * middle of a frame.
- */
-static void note_held(struct engine *engine, const struct port *port, const struct stream *stream) {
-    engine->counters[(port->index << COUNTER_SHIFT) + HELD_BYTES] =
-        (double)(stream->end - stream->start) + (double)stream->queue.used;
-}
-
 /* ---- receive ---- */
 
-/* Cuts up to `room` frames from the buffer; returns how many. A broken stream fails the port. */
+/* Cuts up to `room` frames from the buffer; returns how many. */
 static int cut(struct engine *engine, struct port *port, struct stream *stream, int32_t *packets, int room) {
     int got = 0;
     while (got < room && stream->end - stream->start >= LENGTH_BYTES) {
-        const uint8_t *head = stream->buffer + stream->start;
+        const uint8_t *head = stream->memory->buffer + stream->start;
         uint32_t length = load32(head);
         if (length == 0 || length > QEMU_FRAME_MAX) {
-            /* the length stays in the buffer, so that asking again finds it again */
-            port_failed(engine, port, EPROTO);
-            stream->broken = true;
+            stream->defect = EPROTO; /* a successor finds the length again: it stays in the buffer */
             break;
         }
         if (length > (uint32_t)(stream->end - stream->start - LENGTH_BYTES)) break;
@@ -105,156 +102,139 @@ static int cut(struct engine *engine, struct port *port, struct stream *stream, 
     return got;
 }
 
-/* Makes room for the rest of any frame: at least half of the buffer behind `end`, or all that is not held. */
+static void settle(struct stream *stream) {
+    atomic_store_explicit(&stream->memory->held, held_word(stream->start, stream->end), memory_order_release);
+}
+
+/*
+ * Makes room behind `end`: half of the buffer, or for the rest of the frame that begins at `start`. What is moved is
+ * never moved over itself, so a successor finds it whole, at the one place or the other.
+ */
 static void compact(struct stream *stream) {
-    if (stream->start < stream->end && BUFFER_BYTES - stream->end >= BUFFER_BYTES / 2) return;
-    memmove(stream->buffer, stream->buffer + stream->start, (size_t)(stream->end - stream->start));
-    stream->end -= stream->start;
+    uint8_t *buffer = stream->memory->buffer;
+    int32_t held = stream->end - stream->start;
+    settle(stream);
+    if (held > 0 && (BUFFER_BYTES - stream->end >= BUFFER_BYTES / 2 || held > stream->start)) return;
+    in_order();
+    memcpy(buffer, buffer + stream->start, (size_t)held);
     stream->start = 0;
+    stream->end = held;
+    settle(stream);
+}
+
+/* The stream has come to its end, or the socket has given an error. Returns whether there may be more. */
+static bool receive_failed(struct engine *engine, struct port *port, struct stream *stream, int error) {
+    if (error == EINTR) return true;
+    if (error == EAGAIN && !stream->receive_error) {
+        port->ready = false;
+        return false;
+    }
+    if (error && !stream->receive_error) {
+        stream->receive_error = error;
+        return true;
+    }
+    int sending = stream->send_error == EPIPE ? 0 : stream->send_error;
+    port_failed(engine, port, stream->receive_error ? stream->receive_error : sending);
+    return false;
 }
 
 static int stream_receive(struct engine *engine, struct port *port, int32_t *packets, int room) {
-    struct stream *stream = stream_of(port);
-    if (!stream) {
-        port_failed(engine, port, ENOMEM);
-        return 0;
-    }
+    struct stream *stream = port->state;
     int got = cut(engine, port, stream, packets, room);
-    for (int reads = 0; !stream->broken && got < room && reads < READS_MAX; reads++) {
+    if (stream->queue.used > 0) await(engine, port, stream, true); /* from a predecessor */
+    for (int reads = 0; !stream->defect && got < room && reads < READS_MAX; reads++) {
         compact(stream);
         size_t space = (size_t)(BUFFER_BYTES - stream->end);
-        ssize_t taken = recv(port->fd, stream->buffer + stream->end, space, MSG_DONTWAIT);
-        if (taken < 0 && errno == EINTR) continue;
-        if (taken < 0 && errno == EAGAIN) {
-            port->ready = false;
-            break;
-        }
+        struct iovec span = {.iov_base = stream->memory->buffer + stream->end, .iov_len = space};
+        int64_t taken = stream_memory_receive(stream->memory, port->fd, &span);
         if (taken <= 0) {
-            port_failed(engine, port, taken < 0 ? errno : stream->send_error == EPIPE ? 0 : stream->send_error);
+            if (receive_failed(engine, port, stream, (int)-taken)) continue;
             break;
         }
         stream->end += (int32_t)taken;
         got += cut(engine, port, stream, packets + got, room - got);
-        if ((size_t)taken == space) break;
+        if ((size_t)taken == space || got == room) break;
+        if (!port->ending) {
+            port->ready = false;
+            break;
+        }
     }
-    note_held(engine, port, stream);
+    if (stream->defect) port_failed(engine, port, stream->defect);
+    settle(stream);
     return got;
 }
 
 /* ---- transmit ---- */
 
-/* Takes n sent bytes off the spans from *frame on; returns whether the frame that is now first was sent in part. */
-static bool advance(struct batch *batch, int *frame, size_t sent) {
-    int packets = 0;
-    int64_t bytes = 0;
-    bool partly = false;
-    while (sent > 0) {
-        struct iovec *spans = &batch->spans[*frame * 2];
-        if (sent >= spans[0].iov_len + spans[1].iov_len) {
-            sent -= spans[0].iov_len + spans[1].iov_len;
-            packets++;
-            bytes += batch_frame_bytes(batch, *frame);
-            ++*frame;
-            continue;
-        }
-        for (int i = 0; i < 2; i++) {
-            size_t part = sent < spans[i].iov_len ? sent : spans[i].iov_len;
-            spans[i].iov_base = (uint8_t *)spans[i].iov_base + part;
-            spans[i].iov_len -= part;
-            sent -= part;
-        }
-        partly = true;
-    }
-    count_transmitted(batch->engine, batch->port, packets, bytes);
-    return partly;
-}
-
 /*
  * The socket refused for good. Only sending stops now: what the peer sent before it went is still read, and the
- * shutdown puts an end behind it, at which the port fails.
+ * shutdown puts an end behind it, at which the port fails. It comes first: nobody may send behind a frame that is
+ * thrown away.
  */
 static void end_sending(struct engine *engine, struct port *port, struct stream *stream, int error) {
     stream->send_error = error;
+    shutdown(port->fd, SHUT_RDWR);
     queue_free(&stream->queue);
     await(engine, port, stream, false);
-    shutdown(port->fd, SHUT_RDWR);
+}
+
+/* Sends the batch by one call, past the empty queue. Returns the first frame that is neither sent nor begun. */
+static int send_past_queue(struct batch *batch, struct stream *stream) {
+    struct journal *journal = batch->engine->journal;
+    struct iovec rest[2];
+    struct mmsghdr *message = journal_begin(journal, stream->number, batch->frames);
+    stream->memory->sending = 1;
+    in_order();
+    int error = sendmmsg(batch->port->fd, message, 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? errno : 0;
+    int frame = batch_sent(batch->spans, batch->frames, message->msg_len, rest);
+    if (rest[0].iov_len + rest[1].iov_len > 0) {
+        queue_append(&stream->queue, rest, 2);
+        frame++;
+    }
+    in_order();
+    stream->memory->sending = 0;
+    journal_end(journal);
+    int64_t bytes = 0;
+    for (int i = 0; i < frame; i++) bytes += batch_frame_bytes(batch, i);
+    count_transmitted(batch->engine, batch->port, frame, bytes);
+    if (error && error != EAGAIN && error != EINTR) end_sending(batch->engine, batch->port, stream, error);
+    return frame;
 }
 
 static void stream_send(struct batch *batch) {
-    struct engine *engine = batch->engine;
-    struct port *port = batch->port;
-    struct stream *stream = port->state;
+    struct stream *stream = batch->port->state;
     int frame = 0;
-    bool partly = false;
-    while (!stream->send_error && stream->queue.used == 0 && frame < batch->frames) {
-        size_t count = (size_t)(batch->frames - frame) * 2;
-        struct msghdr message = {.msg_iov = &batch->spans[frame * 2], .msg_iovlen = count};
-        ssize_t sent = sendmsg(port->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (sent >= 0) {
-            partly = advance(batch, &frame, (size_t)sent);
-        } else if (errno == EAGAIN) {
-            break;
-        } else if (errno != EINTR) {
-            end_sending(engine, port, stream, errno);
-        }
-    }
-    if (partly && !stream->send_error) {
-        /* counted and kept whatever happens to the others */
-        int32_t bytes = batch_frame_bytes(batch, frame);
-        if (queue_append(&stream->queue, &batch->spans[frame * 2], 2)) {
-            count_transmitted(engine, port, 1, bytes);
-            frame++;
-        } else {
-            end_sending(engine, port, stream, ENOMEM);
-        }
-    }
+    if (!stream->send_error && stream->queue.used == 0) frame = send_past_queue(batch, stream);
     if (stream->send_error) {
         batch_drop(batch, frame, DROP_NO_PEER);
         return;
     }
     batch_queue(batch, frame);
-    if (stream->queue.used > 0) await(engine, port, stream, true);
+    if (stream->queue.used > 0) await(batch->engine, batch->port, stream, true);
 }
 
 static void stream_transmit(struct engine *engine, struct port *port, const struct outgoing *out, int count) {
-    struct stream *stream = stream_of(port);
-    if (stream) {
-        batch_transmit(engine, port, &stream->queue, stream_send, out, count);
-        note_held(engine, port, stream);
-        return;
-    }
-    for (int i = 0; i < count; i++) count_drop(engine, port, DROP_NO_PEER);
-    port_failed(engine, port, ENOMEM);
+    struct stream *stream = port->state;
+    batch_transmit(engine, port, &stream->queue, stream_send, out, count);
 }
 
 static void stream_writable(struct engine *engine, struct port *port) {
     struct stream *stream = port->state;
-    if (!stream || port->failed) return;
+    if (port->failed) return;
     while (stream->queue.used > 0) {
-        struct iovec spans[2];
-        int count = queue_spans(&stream->queue, 0, stream->queue.used, spans);
-        struct msghdr message = {.msg_iov = spans, .msg_iovlen = (size_t)count};
-        ssize_t sent = sendmsg(port->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (sent >= 0) {
-            queue_consume(&stream->queue, (size_t)sent);
-        } else if (errno == EAGAIN) {
-            break;
-        } else if (errno != EINTR) {
-            end_sending(engine, port, stream, errno);
-        }
+        int64_t sent = stream_memory_drain(stream->memory, port->fd, &stream->queue);
+        if (sent == -EAGAIN) return;
+        if (sent < 0 && sent != -EINTR) end_sending(engine, port, stream, (int)-sent);
     }
-    if (stream->queue.used == 0) await(engine, port, stream, false);
-    note_held(engine, port, stream);
+    await(engine, port, stream, false);
 }
 
+/* The memory is left as it is: the port may be moved, and go on elsewhere. */
 static void stream_close(struct engine *engine, struct port *port) {
     struct stream *stream = port->state;
     (void)engine;
-    if (stream) {
-        queue_free(&stream->queue);
-        free(stream->buffer);
-        free(stream);
-    }
+    if (stream && stream->memory) stream_memory_unmap(stream->memory);
+    free(stream);
     if (port->fd >= 0) close(port->fd);
     if (port->fd_out >= 0) close(port->fd_out);
     port->state = NULL;
@@ -262,6 +242,7 @@ static void stream_close(struct engine *engine, struct port *port) {
 }
 
 const struct port_kind_ops stream_ops = {
+    .attach = stream_attach,
     .receive = stream_receive,
     .transmit = stream_transmit,
     .writable = stream_writable,

@@ -11,21 +11,35 @@
 #define MASK ((size_t)QUEUE_BYTES - 1)
 _Static_assert((QUEUE_BYTES & (QUEUE_BYTES - 1)) == 0, "QUEUE_BYTES is a power of two");
 
+/* Writes down where the queue is now; what the word tells of must be in place. */
+static void settle(struct queue *queue) {
+    uint64_t word = (uint64_t)queue->used << 32 | (uint64_t)queue->head;
+    if (queue->place) atomic_store_explicit(queue->place, word, memory_order_release);
+}
+
+bool queue_use(struct queue *queue, uint8_t *bytes, _Atomic uint64_t *place) {
+    uint64_t word = atomic_load_explicit(place, memory_order_acquire);
+    *queue = (struct queue){.bytes = bytes, .head = (uint32_t)word, .used = (size_t)(word >> 32), .place = place};
+    return queue->head < QUEUE_BYTES && queue->used <= QUEUE_BYTES;
+}
+
 bool queue_append(struct queue *queue, const struct iovec *parts, int count) {
-    size_t total = 0;
+    size_t total = 0, tail = queue->head + queue->used;
     for (int i = 0; i < count; i++) total += parts[i].iov_len;
     if (total > QUEUE_BYTES - queue->used) return false;
     if (!queue->bytes) queue->bytes = malloc(QUEUE_BYTES);
     if (!queue->bytes) return false;
     for (int i = 0; i < count; i++) {
         const uint8_t *from = parts[i].iov_base;
-        size_t length = parts[i].iov_len, tail = (queue->head + queue->used) & MASK;
-        size_t first = length < QUEUE_BYTES - tail ? length : QUEUE_BYTES - tail;
+        size_t length = parts[i].iov_len, at = tail & MASK;
+        size_t first = length < QUEUE_BYTES - at ? length : QUEUE_BYTES - at;
         if (length == 0) continue;
-        memcpy(queue->bytes + tail, from, first);
+        memcpy(queue->bytes + at, from, first);
         memcpy(queue->bytes, from + first, length - first);
-        queue->used += length;
+        tail += length;
     }
+    queue->used += total;
+    settle(queue);
     return true;
 }
 
@@ -47,9 +61,14 @@ uint32_t queue_load32(const struct queue *queue, size_t offset) {
 void queue_consume(struct queue *queue, size_t length) {
     queue->used -= length;
     queue->head = queue->used > 0 ? (queue->head + length) & MASK : 0;
+    settle(queue);
 }
 
 void queue_free(struct queue *queue) {
-    free(queue->bytes);
-    *queue = (struct queue){0};
+    if (queue->place) {
+        queue_consume(queue, queue->used);
+    } else {
+        free(queue->bytes);
+        *queue = (struct queue){0};
+    }
 }

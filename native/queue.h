@@ -5,6 +5,10 @@
  * sends the bytes as they are, port_dgram.c takes the frames apart again. Frames may wrap around the end of the
  * memory, which is why what is read comes in up to two spans.
  *
+ * A queue lives in memory of its own or in memory that it is given, to be found there by another process after this
+ * one was killed. Then its place is also kept there, in one word that changes at once and only when the bytes are
+ * there: whenever the process dies, the word tells of whole frames, and of what was not yet consumed.
+ *
  * Capacity: QUEUE_BYTES, allocated when a frame waits for the first time and kept until the port is closed. When full
  * it takes no further frame (tail drop), and never a part of one: the caller counts the drop. Nothing is reordered.
  *
@@ -13,6 +17,7 @@
 #ifndef WEFT_QUEUE_H
 #define WEFT_QUEUE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -21,11 +26,17 @@
 #include "engine.h"
 
 struct queue {
-    uint8_t *bytes; /* QUEUE_BYTES, NULL until needed */
-    size_t head;    /* index of the first byte */
-    size_t used;    /* bytes */
+    uint8_t *bytes;          /* QUEUE_BYTES, NULL until needed */
+    size_t head;             /* index of the first byte */
+    size_t used;             /* bytes */
+    _Atomic uint64_t *place; /* of given memory: `head` in the low half, `used` in the high one; else NULL */
 };
 
+/*
+ * Makes an empty queue go on in given memory, where `place` and the bytes say what is in it; all zero: nothing. Returns
+ * false if the place is none of a queue.
+ */
+bool queue_use(struct queue *queue, uint8_t *bytes, _Atomic uint64_t *place);
 /* Copies the parts in as one piece, all or nothing. Returns false if they do not fit (or there is no memory). */
 bool queue_append(struct queue *queue, const struct iovec *parts, int count);
 /* Where `length` bytes from `offset` (behind the head) lie; both within `used`. Returns the number of spans, 1 or 2. */
@@ -33,6 +44,7 @@ int queue_spans(const struct queue *queue, size_t offset, size_t length, struct 
 /* The number in network order at `offset`: a frame's length. */
 uint32_t queue_load32(const struct queue *queue, size_t offset);
 void queue_consume(struct queue *queue, size_t length);
+/* Empties it; memory that was given stays its giver's. */
 void queue_free(struct queue *queue);
 
 #endif

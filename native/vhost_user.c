@@ -7,7 +7,7 @@
  * rings.
  *
  * Kick and call must be eventfds. Anything else that can be polled or written could make that wait: a pipe that is
- * full, a file on FUSE. The call is made non-blocking; of one whose counter is full nothing more is needed.
+ * full, a file on FUSE. Kicks are never read; eventfd_call.c writes calls.
  */
 #include "vhost_user.h"
 
@@ -17,6 +17,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "eventfd_call.h"
+
 struct vhost_user *vhost_user_of(struct engine *engine, int32_t index) {
     if (index < 0 || index >= PORTS_MAX || engine->ports[index].ops != &vhost_user_ops) return NULL;
     struct port *port = &engine->ports[index];
@@ -25,6 +27,7 @@ struct vhost_user *vhost_user_of(struct engine *engine, int32_t index) {
         if (!vhost) return NULL;
         for (int i = 0; i < RINGS_MAX; i++) vhost->rings[i].vring.kick = vhost->rings[i].vring.call = -1;
         guest_memory_open(&vhost->memory);
+        eventfd_call_open();
         port->state = vhost;
     }
     return port->state;

@@ -1,9 +1,11 @@
 /*
- * A vhost-user port: what the guest shares (vhost_user.c) and the frames (port_vhost_user.c).
+ * A vhost-user port: what the guest shares (vhost_user.c), its frames (port_vhost_user.c), those for it
+ * (vhost_user_send.c).
  *
  * Ring 2i is the guest's i-th receive queue: the port sends there. Ring 2i + 1 is its i-th transmit queue. A ring is
- * set when the front-end has described it, runs while its memory is there, and moves frames while it is enabled, too. One
- * that was enabled and is not any more loses what is sent, to the guest and by it; one that was never enabled keeps it.
+ * set when the front-end has described it, runs while its memory is there, and moves frames while it is enabled, too.
+ * One that was enabled and is not any more loses what is sent, to the guest and by it; one that was never enabled keeps
+ * it.
  *
  * Positions. Setting a ring that is set with position -1 keeps its place, so that a front-end may change a call
  * descriptor, or memory be added, under traffic. On a ring that is not set, -1 means where the used ring ends.
@@ -67,13 +69,24 @@ struct vhost_user {
     int transmitting, receiving;
     struct guest_ring *transmitters[QUEUES_MAX], *receivers[QUEUES_MAX];
     int turn;        /* the transmitter that is asked first */
-    int error;       /* why the port ends; 0: it does not */
     int32_t waiting; /* bytes in all queues */
     int allowance;   /* of descriptors that may be walked in this call, and of bad chains */
     struct vring_ahead ahead;
     struct vring_span spans[VRING_SIZE_MAX];
     struct chain chains[VRING_SIZE_MAX];
 };
+
+#define ALLOWANCE 4096 /* descriptors that one call may walk, chains of one descriptor left out */
+
+/* Short frames are most of them, and memcpy's own decisions cost as much as the copy. */
+static inline void copy_frame(uint8_t *to, const uint8_t *from, size_t length) {
+    if (length < 16 || length > 256) {
+        memcpy(to, from, length);
+        return;
+    }
+    for (size_t at = 0; at + 16 < length; at += 16) __builtin_memcpy(to + at, from + at, 16);
+    __builtin_memcpy(to + length - 16, from + length - 16, 16);
+}
 
 /* The port's state, NULL if it is no vhost-user port or there is no memory for it. */
 struct vhost_user *vhost_user_of(struct engine *engine, int32_t port);
@@ -87,5 +100,15 @@ int vhost_user_stop_ring(struct engine *engine, int32_t port, int ring);
 int vhost_user_set_log(struct engine *engine, int32_t port, int fd, uint64_t bytes, uint64_t offset);
 /* Lets go of everything that the guest shares, and of `state`. */
 void vhost_user_close(struct engine *engine, struct port *port);
+
+/* ---- frames ---- */
+
+/* vhost_user_send.c: an operation of the kind. */
+void vhost_user_transmit(struct engine *engine, struct port *port, const struct outgoing *out, int count_out);
+/* Sends what waits for a ring, as far as there is room. */
+void vhost_user_send_waiting(struct engine *engine, struct port *port, struct vhost_user *vhost,
+                             struct guest_ring *ring);
+/* After rings were worked: shows the guest what was done, and ends the port if something was wrong with them. */
+void vhost_user_finish(struct engine *engine, struct port *port, struct vhost_user *vhost);
 
 #endif

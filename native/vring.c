@@ -6,7 +6,7 @@
  */
 #include "vring.h"
 
-#include <unistd.h>
+#include "eventfd_call.h"
 
 #define LINE_BYTES 64
 #define AHEAD_LINES 4 /* of a buffer; the processor's own prefetcher does the rest */
@@ -129,9 +129,7 @@ static bool wants_call(struct vring *ring) {
 }
 
 void vring_call(const struct vring *ring) {
-    uint64_t one = 1;
-    /* a counter that is full is one that the driver will be called by anyway */
-    if (ring->call >= 0 && write(ring->call, &one, sizeof one) < 0) return;
+    if (ring->call >= 0) eventfd_call(ring->call);
 }
 
 void vring_publish(struct vring *ring, struct guest_memory *memory) {

@@ -2,8 +2,8 @@
  * A split virtqueue (virtio 1.2, section 2.7), seen from the device.
  *
  *   descriptors   16 bytes each, the driver's: address, length, flags, next
- *   available     the driver's: flags, index, heads of chains; behind them: call me when `used` has come this far
- *   used          the device's: flags, index, heads and lengths; behind them: kick me when `available` has come this far
+ *   available     the driver's: flags, index, heads of chains; behind them: call me when `used` is this far
+ *   used          the device's: flags, index, heads and lengths; behind them: kick me when `available` is this far
  *
  * The driver writes its parts while they are read here. So each index, head and descriptor is fetched once, into
  * private memory, and what was fetched is checked and used. A chain that is wrong (an address outside of the guest's

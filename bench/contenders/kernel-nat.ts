@@ -4,7 +4,7 @@
  * Offloads stay on, so segmentation-offload frames cross whole and no byte is copied. Its work is done in the sender's
  * context, so it shows no process of its own and no CPU figure.
  */
-import { find } from '../packages.js'
+import { find } from '../../test/rig/unpacked.js'
 import { INSIDE, INSIDE_GATEWAY, OUTSIDE, OUTSIDE_ROUTER, type RouterContender, dress } from './router.js'
 
 const RULES = `

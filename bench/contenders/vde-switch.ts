@@ -4,7 +4,7 @@
  * virtio_net header, so every frame is at most the MTU and its checksum is made by the sending host. It makes its TAPs
  * in its own namespace; they are then moved to the hosts.
  */
-import { find } from '../packages.js'
+import { find } from '../../test/rig/unpacked.js'
 import type { Contender } from './contender.js'
 
 export const vdeSwitch: Contender = {

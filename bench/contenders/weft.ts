@@ -21,11 +21,19 @@ export interface Daemon {
   command(...args: string[]): Promise<string>
 }
 
-/** Starts a daemon on an empty state folder; its network `default` is gone when this returns. */
-export async function startWeft(topology: Topology, netns: string | null): Promise<Daemon> {
+/**
+ * Starts a daemon on an empty state folder; its network `default` is gone when this returns.
+ * @param prefix what it is started by: `taskset` and its arguments
+ * @param options further ones of `weft up`
+ */
+export async function startWeft(
+  topology: Topology,
+  netns: string | null,
+  { prefix = [], options = [] }: { prefix?: readonly string[]; options?: readonly string[] } = {},
+): Promise<Daemon> {
   const folder = topology.folder()
   const socket = `${folder}/weft.sock`
-  const up = [process.execPath, cli, 'up', '--socket', socket, '--state', `${folder}/state`]
+  const up = [...prefix, process.execPath, cli, 'up', '--socket', socket, '--state', `${folder}/state`, ...options]
   const daemon = topology.start(netns, up)
   await daemon.ready('weft: ready', 20)
   const command = (...args: string[]): Promise<string> =>

@@ -22,33 +22,43 @@ static int32_t place(int32_t *header, enum header_word word, int32_t *end, size_
     return start;
 }
 
+size_t rig_format(uint8_t *arena, int small, int large) {
+    int32_t header[HEADER_SIZE / 4] = {0}, end = HEADER_SIZE, slots = small + large;
+    header[HEADER_MAGIC] = ARENA_MAGIC;
+    header[HEADER_VERSION] = ARENA_VERSION;
+    header[HEADER_SMALL_SLOTS] = small;
+    header[HEADER_LARGE_SLOTS] = large;
+    header[HEADER_PORTS] = PORTS;
+    place(header, HEADER_RECORDS, &end, (size_t)slots * sizeof(struct record));
+    place(header, HEADER_FREE_SMALL, &end, (size_t)small * 4);
+    place(header, HEADER_FREE_LARGE, &end, (size_t)large * 4);
+    place(header, HEADER_BURST, &end, BURST_CAPACITY * 4);
+    place(header, HEADER_EGRESS, &end, EGRESS_CAPACITY * sizeof(struct outgoing));
+    place(header, HEADER_EVENTS, &end, EVENT_CAPACITY * sizeof(struct port_event));
+    place(header, HEADER_COUNTERS, &end, (PORTS << COUNTER_SHIFT) * sizeof(double));
+    place(header, HEADER_DROPS, &end, (PORTS << DROP_SHIFT) * sizeof(double));
+    place(header, HEADER_SCRATCH, &end, SCRATCH_BYTES);
+    place(header, HEADER_JOURNAL, &end, JOURNAL_BYTES);
+    int32_t first = place(header, HEADER_SMALL, &end, (size_t)small * SMALL_SLOT_BYTES);
+    place(header, HEADER_LARGE, &end, (size_t)large * LARGE_SLOT_BYTES);
+    header[HEADER_BYTES] = end;
+    if (arena) {
+        memset(arena, 0, (size_t)first);
+        memset(arena + first, CANARY, (size_t)(end - first));
+        memcpy(arena, header, sizeof header);
+    }
+    return (size_t)end;
+}
+
 struct engine *rig_engine(void) {
     static struct engine engine;
     static uint8_t *arena;
     if (!arena) {
-        int32_t header[HEADER_SIZE / 4] = {0}, end = HEADER_SIZE, slots = RIG_SMALL + RIG_LARGE;
-        header[HEADER_MAGIC] = ARENA_MAGIC;
-        header[HEADER_VERSION] = ARENA_VERSION;
-        header[HEADER_SMALL_SLOTS] = RIG_SMALL;
-        header[HEADER_LARGE_SLOTS] = RIG_LARGE;
-        header[HEADER_PORTS] = PORTS;
-        place(header, HEADER_RECORDS, &end, (size_t)slots * sizeof(struct record));
-        place(header, HEADER_FREE_SMALL, &end, RIG_SMALL * 4);
-        place(header, HEADER_FREE_LARGE, &end, RIG_LARGE * 4);
-        place(header, HEADER_BURST, &end, BURST_CAPACITY * 4);
-        place(header, HEADER_EGRESS, &end, EGRESS_CAPACITY * sizeof(struct outgoing));
-        place(header, HEADER_EVENTS, &end, EVENT_CAPACITY * sizeof(struct port_event));
-        place(header, HEADER_COUNTERS, &end, (PORTS << COUNTER_SHIFT) * sizeof(double));
-        place(header, HEADER_DROPS, &end, (PORTS << DROP_SHIFT) * sizeof(double));
-        int32_t first = place(header, HEADER_SMALL, &end, RIG_SMALL * SMALL_SLOT_BYTES);
-        place(header, HEADER_LARGE, &end, RIG_LARGE * LARGE_SLOT_BYTES);
-        header[HEADER_BYTES] = end;
-        arena = aligned_alloc(64, ((size_t)end + 63) & ~(size_t)63);
+        size_t bytes = rig_format(NULL, RIG_SMALL, RIG_LARGE);
+        arena = aligned_alloc(64, (bytes + 63) & ~(size_t)63);
         CHECK(arena != NULL);
-        memset(arena, 0, (size_t)first);
-        memset(arena + first, CANARY, (size_t)(end - first));
-        memcpy(arena, header, sizeof header);
-        CHECK(engine_open(&engine, arena, (size_t)end) == 0);
+        rig_format(arena, RIG_SMALL, RIG_LARGE);
+        CHECK(engine_open(&engine, arena, bytes) == 0);
     }
     memset(engine.counters, 0, (PORTS << COUNTER_SHIFT) * sizeof(double));
     memset(engine.drops, 0, (PORTS << DROP_SHIFT) * sizeof(double));

@@ -26,6 +26,8 @@
 
 _Noreturn void rig_fail(const char *condition, const char *file, int line);
 
+/* Makes an arena with a pool of that many slots; NULL: only tells its size. Returns bytes. */
+size_t rig_format(uint8_t *arena, int small, int large);
 /* The engine, opened at first use, with all of its counters at zero. */
 struct engine *rig_engine(void);
 /* Every slot is free once, and nobody wrote into a headroom. */

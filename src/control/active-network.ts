@@ -7,10 +7,10 @@
 import type { CompiledNetwork } from '../dataplane/port-table.js'
 import type { ActivePort } from './active-port.js'
 import type { ActiveRouter } from './active-router.js'
+import type { Carrier } from './carrier.js'
 import { Failure } from './failure.js'
 import { macWords } from './mac.js'
 import type { NetworkDefinition, PortDefinition, StaticEntry } from './model.js'
-import type { Shard } from './shard.js'
 import { compileNetwork } from './snapshot.js'
 
 export class ActiveNetwork {
@@ -18,21 +18,34 @@ export class ActiveNetwork {
   definition: NetworkDefinition
   router: ActiveRouter | null = null
   readonly ports = new Map<string, ActivePort>()
-  private readonly shard: Shard
+  /** the shard that it runs on */
+  readonly carrier: Carrier
   private told = ''
   private isChanging = false
   private isClosed = false
 
-  constructor(number: number, definition: NetworkDefinition, shard: Shard) {
+  constructor(number: number, definition: NetworkDefinition, carrier: Carrier) {
     this.number = number
     this.definition = definition
-    this.shard = shard
+    this.carrier = carrier
   }
 
   port(name: string): ActivePort {
     const port = this.ports.get(name)
     if (port) return port
     throw new Failure('ERR_PORT_NOT_FOUND', `port ${name}: network ${this.definition.name} has no such port`)
+  }
+
+  /** The numbers of the networks that it is for the shard: its own, and the hidden one of its uplink. */
+  segments(): number[] {
+    const uplink = this.router?.uplinkSegment() ?? -1
+    return uplink < 0 ? [this.number] : [this.number, uplink]
+  }
+
+  /** Its ports, and the device of its uplink. */
+  devices(): ActivePort[] {
+    const uplink = this.router?.uplinkDevice()
+    return [...this.ports.values(), ...(uplink ? [uplink] : [])]
   }
 
   /** Notes a port in the definition, in place of the one of its name. */
@@ -65,7 +78,7 @@ export class ActiveNetwork {
     if (text === this.told) return
     this.told = text
     try {
-      await this.shard.ask({ do: 'configure', network })
+      await this.carrier.ask({ do: 'configure', network })
     } catch (error) {
       this.told = ''
       throw error
@@ -82,7 +95,7 @@ export class ActiveNetwork {
     })
   }
 
-  /** A new shard process: all of it is told again. */
+  /** Another shard, or a new process of it: all of it is told again. */
   async restore(): Promise<void> {
     this.told = ''
     await this.configure()
@@ -101,7 +114,7 @@ export class ActiveNetwork {
 
   /** Forgets addresses of a port and a VLAN (-1: all), static ones too if asked. Returns how many. */
   flush(port: number, vid: number, statics: boolean): Promise<number> {
-    return this.shard.ask({ do: 'flush', network: this.number, port, vid, statics })
+    return this.carrier.ask({ do: 'flush', network: this.number, port, vid, statics })
   }
 
   /** The network's static entries, and those that ports have by their `mac`. */
@@ -121,12 +134,12 @@ export class ActiveNetwork {
     if (!port) return false
     const { low, high } = macWords(entry.mac)
     const keyHigh = high | (entry.vid << 16)
-    return (await this.shard.ask({ do: 'static', low, keyHigh, network: this.number, port: port.number })) === 1
+    return (await this.carrier.ask({ do: 'static', low, keyHigh, network: this.number, port: port.number })) === 1
   }
 
   async forget(mac: string, vid: number): Promise<boolean> {
     const { low, high } = macWords(mac)
-    return (await this.shard.ask({ do: 'forget', low, keyHigh: high | (vid << 16), network: this.number })) === 1
+    return (await this.carrier.ask({ do: 'forget', low, keyHigh: high | (vid << 16), network: this.number })) === 1
   }
 
   /** A port's own address has changed, or its VLAN. */

@@ -8,7 +8,6 @@ import {
   COMPLETED_CHECKSUMS,
   COUNTER_SHIFT,
   DROP_SHIFT,
-  HELD_BYTES,
   RECEIVED_BYTES,
   RECEIVED_PACKETS,
   SEGMENTED_PACKETS,
@@ -26,10 +25,9 @@ import { TapDevice } from '../ports/tap.js'
 import { VhostUserDevice } from '../ports/vhost-user.js'
 import { Failure, type FailureCode } from './failure.js'
 import { injectFrame } from './inject.js'
+import type { Carrier } from './carrier.js'
 import type { PortDefinition, PortStatus } from './model.js'
-import type { Shard } from './shard.js'
 
-const ECONNRESET = 104
 const RETRY_FIRST_MILLIS = 200
 const RETRY_MOST_MILLIS = 3000
 
@@ -43,12 +41,12 @@ export class ActivePort implements Socket {
   /** the network's MTU, for a port that has none of its own */
   networkMtu: number
   readonly device: Device
-  private readonly shard: Shard
+  private readonly shard: Carrier
   private readonly onChange: (port: ActivePort, isState: boolean) => void
   private attachment = 0
   private attached: { kind: number; fds: number[] } | null = null
-  /** restarts of the shard when it was attached */
-  private attachedIn = 0
+  private attachedAt = '' // the seat of its carrier then
+  private isSuspended = false
   private settled: Promise<unknown> = Promise.resolve()
   private retry: NodeJS.Timeout | null = null
   private retryMillis = RETRY_FIRST_MILLIS
@@ -59,7 +57,7 @@ export class ActivePort implements Socket {
     definition: PortDefinition,
     networkMtu: number,
     mac: string,
-    shard: Shard,
+    shard: Carrier,
     /** `isState`: it went up, down or wrong; else only what the shard must know of it has changed */
     onChange: (port: ActivePort, isState: boolean) => void,
   ) {
@@ -125,20 +123,23 @@ export class ActivePort implements Socket {
     if (this.device.mtuLimit !== before) this.onChange(this, false)
   }
 
-  /**
-   * Gives a new shard process the descriptors. A stream of which the old one had read or written half a frame cannot be
-   * gone on with: it is closed, and the peer connects again.
-   */
+  /** Its network moves: the shard has let go of it, or will, without being asked here. */
+  suspend(): void {
+    this.isSuspended = true
+    this.attachedAt = ''
+  }
+
+  /** The network is where it is to be: what has become of the device meanwhile goes there. */
+  resume(): void {
+    this.isSuspended = false
+    this.reattach()
+  }
+
+  /** Gives another shard or a new process of it the descriptors, if it has not got them. */
   reattach(): void {
-    if (!this.attached) return
-    const held = (this.number << COUNTER_SHIFT) + HELD_BYTES
-    if (this.shard.arena.counters[held] > 0) {
-      this.shard.arena.counters[held] = 0
-      this.failed(this.attachment, ECONNRESET)
-    } else {
-      this.attach(this.attached.kind, this.attached.fds)
-      this.device.restore?.()
-    }
+    if (!this.attached || this.isSuspended || this.attachedAt === this.shard.seat) return
+    this.attach(this.attached.kind, this.attached.fds)
+    this.device.restore?.()
   }
 
   change(definition: PortDefinition, networkMtu: number): void {
@@ -155,8 +156,9 @@ export class ActivePort implements Socket {
   attach(kind: number, fds: number[]): void {
     this.attached = { kind, fds: [...fds] }
     this.attachment++
-    this.attachedIn = this.shard.restarts
     this.retryMillis = RETRY_FIRST_MILLIS
+    if (this.isSuspended) return
+    this.attachedAt = this.shard.seat
     const asked = this.shard.ask(
       { do: 'attach', port: this.number, kind, attachment: this.attachment },
       this.attached.fds,
@@ -168,19 +170,19 @@ export class ActivePort implements Socket {
   detach(): void {
     if (!this.attached) return
     this.attached = null
-    this.settle(this.shard.ask({ do: 'detach', port: this.number }))
+    if (!this.isSuspended) this.settle(this.shard.ask({ do: 'detach', port: this.number }))
   }
 
   async share(change: GuestChange, fds: number[]): Promise<number> {
-    // a new process is asked nothing before it has the port
-    if (this.shard.restarts !== this.attachedIn) throw new ShardEnded()
+    // another process is asked nothing before it has the port
+    if (this.shard.seat !== this.attachedAt) throw new ShardEnded()
     const asked = this.shard.ask({ do: 'share', port: this.number, change }, fds)
     this.settle(asked)
     try {
       return await asked
     } catch (error) {
       const isCut = error instanceof SystemFailure && (error.code === 'EPIPE' || error.code === 'ECONNRESET')
-      throw isCut || this.shard.restarts !== this.attachedIn ? new ShardEnded() : error
+      throw isCut || this.shard.seat !== this.attachedAt ? new ShardEnded() : error
     }
   }
 

@@ -18,11 +18,11 @@ import { PORT_GATEWAY, PORT_LINK } from '../dataplane/port-table.js'
 import type { CompiledRouter } from '../dataplane/router/router-table.js'
 import type { ActivePort } from './active-port.js'
 import { ActiveUplink } from './active-uplink.js'
+import type { Carrier } from './carrier.js'
 import { GatewayServices, resolveGuest, sitesOf } from './gateway-services.js'
 import { macBytes, macWords, stableMac } from './mac.js'
 import type { FabricEvent, Lease as LeaseStatus, NetworkDefinition, RouteEntry, UplinkStatus } from './model.js'
 import { type RouterPlace, compileRouter, compileRoutes } from './router-compile.js'
-import type { Shard } from './shard.js'
 import { parseUplink } from './uplink.js'
 
 /** What the router's own port takes unfinished: everything, nothing is sent out of it. */
@@ -31,7 +31,8 @@ const PROBE_MILLIS = 120
 
 /** What a router needs of the fabric it runs in. */
 export interface RouterHost {
-  readonly shard: Shard
+  /** the shard that carries the network */
+  readonly shard: Carrier
   /** a file for the network's leases; null: they end with the daemon */
   leaseFile(uuid: string): string | null
   takePort(): number
@@ -159,7 +160,7 @@ export class ActiveRouter {
     this.services.rerouted()
   }
 
-  /** A new shard process. Bindings are in the arena, which it has taken over. */
+  /** Another shard or a new process of it, which has taken the bindings over, as all that is in the arena. */
   async restore(): Promise<void> {
     this.told = ''
     await this.uplink?.restore()
@@ -229,6 +230,17 @@ export class ActiveRouter {
   /** The uplink's device as a port, undefined: none; and its hidden network. */
   uplinkPort(): number | undefined {
     return this.uplink?.port.number
+  }
+
+  /** All ports that it has: its own, and those of the uplink. */
+  ports(): number[] {
+    const { uplink } = this
+    return [this.gatewayPort, ...(uplink === null ? [] : [uplink.port.number, uplink.gatewayPort])]
+  }
+
+  /** The uplink's device; null: none. */
+  uplinkDevice(): ActivePort | null {
+    return this.uplink?.port ?? null
   }
 
   uplinkNetwork(): CompiledNetwork | null {
@@ -347,7 +359,7 @@ export class ActiveRouter {
       if (gateway.length === 1) void this.ask({ do: 'announce', segment: this.zone, ip: gateway[0] }).catch(ignore)
   }
 
-  private ask(request: Parameters<Shard['ask']>[0]): Promise<number> {
+  private ask(request: Parameters<Carrier['ask']>[0]): Promise<number> {
     return this.host.shard.ask(request)
   }
 }

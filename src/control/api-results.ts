@@ -48,6 +48,8 @@ export const NetworkResult = Type.Object({
   domain: nullable(Type.String()),
   mtu: Type.Integer(),
   fdbAgeSeconds: Type.Integer(),
+  shard: nullable(Type.Integer()),
+  runsOn: nullable(Type.Integer()),
   ports: count,
 })
 
@@ -218,6 +220,9 @@ export const Shard = Type.Object({
   index: Type.Integer(),
   pid: Type.Integer(),
   restarts: count,
+  cpuSeconds: Type.Number(),
+  networks: count,
+  ports: count,
   pool: Type.Object({ slots: count, free: count }),
   fdb: Type.Object({
     capacity: count,

@@ -6,7 +6,7 @@
  * positions work too, in the order given here. Results are the types of `model.ts`.
  */
 import { type Static, type TSchema, Type } from 'typebox'
-import { AgeSeconds, NetworkInput, NetworkSettings, TableVid } from './definition.js'
+import { AgeSeconds, NetworkInput, NetworkSettings, ShardNumber, TableVid } from './definition.js'
 import { RuleText } from './router-settings.js'
 import type {
   ConnectionEntry,
@@ -171,6 +171,7 @@ export const api = {
         removeSubnets: Type.Optional(Type.Array(Cidr)),
         mtu: Type.Optional(Mtu),
         fdbAgeSeconds: Type.Optional(AgeSeconds),
+        shard: Type.Optional(ShardNumber),
         autostart: Type.Optional(Type.Boolean()),
       },
       closed,

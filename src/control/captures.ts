@@ -1,6 +1,8 @@
 /**
- * The captures that run, and the reader of the punt ring: matched frames go to whoever captures, frames of ring ports
- * to their devices. A reader that throws loses its capture, not the others'.
+ * The captures that run, and the reader of the shards' punt rings: matched frames go to whoever captures, frames of
+ * ring ports to their devices. A reader that throws loses its capture, not the others'.
+ *
+ * A capture has its number in all shards, and runs in the one that carries its network; it goes along when that moves.
  */
 import { CAPTURES_MAX } from '../dataplane/mirror.js'
 import { TAG_PRESENT } from '../dataplane/layout.js'
@@ -15,84 +17,118 @@ import {
   RING_PORT,
   RING_SECONDS,
   RING_TAG,
+  type Ring,
 } from '../dataplane/ring.js'
 import { Failure } from './failure.js'
 import type { Capture, CapturedFrame } from './model.js'
+import type { Carrier } from './carrier.js'
 import type { Shard } from './shard.js'
+import type { RequestBody } from './shard-channel.js'
 
 /** Messages read before other work of the control process gets its turn. */
 const READ_LIMIT = 4096
 
 interface Session {
+  carrier: Carrier
   network: number
   port: number
   program: number[]
   onFrame: (frame: CapturedFrame) => void
 }
 
+/** A capture that runs, and the frames that it lost: on shards where it was, and what this one had lost before. */
+interface Running extends Session {
+  lost: number
+  lostBefore: number
+}
+
 export class Captures {
-  private readonly shard: Shard
-  private readonly sessions: (Session | null)[] = new Array<Session | null>(CAPTURES_MAX).fill(null)
+  private readonly sessions: (Running | null)[] = new Array<Running | null>(CAPTURES_MAX).fill(null)
   private readonly portName: (port: number) => string | null
   private readonly onSent: (port: number, timeNanos: bigint, bytes: Uint8Array) => void
   private readonly onService: (segment: number, port: number, frame: Uint8Array, isUnfinished: boolean) => void
 
   constructor(
-    shard: Shard,
     portName: (port: number) => string | null,
     onSent: (port: number, timeNanos: bigint, bytes: Uint8Array) => void,
     onService: (segment: number, port: number, frame: Uint8Array, isUnfinished: boolean) => void,
   ) {
-    this.shard = shard
     this.portName = portName
     this.onSent = onSent
     this.onService = onService
   }
 
-  async start(session: Session): Promise<Capture> {
+  async start(asked: Session): Promise<Capture> {
     const id = this.sessions.indexOf(null)
     if (id < 0) throw new Failure('ERR_CAPACITY', `capture: ${CAPTURES_MAX} are running already`)
+    const session = { ...asked, lost: 0, lostBefore: asked.carrier.punt.lost() }
     this.sessions[id] = session
-    const lostBefore = this.shard.punt.lost()
     try {
-      await this.ask(id, session)
+      await session.carrier.ask(request(id, session))
     } catch (error) {
       this.sessions[id] = null
       throw error
     }
     return {
-      lost: () => (this.shard.punt.lost() - lostBefore) | 0,
+      lost: () => session.lost + ((session.carrier.punt.lost() - session.lostBefore) | 0),
       stop: async () => {
         if (this.sessions[id] !== session) return
-        await this.shard.ask({ do: 'release', capture: id })
-        this.drain(Number.POSITIVE_INFINITY)
+        await session.carrier.ask({ do: 'release', capture: id })
+        this.drain(session.carrier.shard, Number.POSITIVE_INFINITY)
         this.sessions[id] = null
       },
     }
   }
 
-  /** Tells a new shard process which captures run. */
-  restart(): void {
-    for (const [id, session] of this.sessions.entries()) if (session) void this.ask(id, session).catch(() => undefined)
+  /** Tells a new process of a shard which captures run there. */
+  restart(shard: Shard): void {
+    for (const [id, session] of this.sessions.entries())
+      if (session?.carrier.shard === shard) void shard.ask(request(id, session)).catch(() => undefined)
   }
 
-  /** Reads the punt ring. What is answered meanwhile wakes the shard once. */
-  drain(limit: number = READ_LIMIT): void {
-    this.shard.together(() => this.read(limit))
+  /**
+   * Networks, which no shard carries just now, go from one shard to another: their captures are begun there, and ended
+   * and read out here. Rejects, and changes nothing, if the other shard refuses; exchanged, it takes itself back.
+   */
+  async follow(carriers: readonly Carrier[], from: Shard, to: Shard): Promise<void> {
+    const following = [...this.sessions.entries()].flatMap(([id, session]) =>
+      session !== null && carriers.includes(session.carrier) ? [{ id, session }] : [],
+    )
+    const begun: number[] = []
+    try {
+      for (const { id, session } of following) {
+        await to.ask(request(id, session))
+        begun.push(id)
+      }
+    } catch (error) {
+      for (const id of begun) void to.ask({ do: 'release', capture: id }).catch(() => undefined)
+      throw error
+    }
+    for (const { id } of following) await from.ask({ do: 'release', capture: id }).catch(() => undefined)
+    if (following.length > 0) this.drain(from, Number.POSITIVE_INFINITY)
+    for (const { session } of following) {
+      session.lost += (from.punt.lost() - session.lostBefore) | 0
+      session.lostBefore = to.punt.lost()
+    }
   }
 
-  private read(limit: number): void {
-    const ring = this.shard.punt
+  /** Reads a shard's punt ring. What is answered meanwhile wakes the shard once. */
+  drain(shard: Shard, limit: number = READ_LIMIT): void {
+    shard.together(() => this.read(shard, limit))
+  }
+
+  private read(shard: Shard, limit: number): void {
+    const ring = shard.punt
     const header = ring.header()
     let read = 0
     for (let index = ring.peek(); index >= 0; index = ring.peek()) {
       if (read++ >= limit) {
-        setImmediate(() => this.drain())
+        setImmediate(() => this.drain(shard))
         return
       }
       if (header[index + RING_KIND] === MESSAGE_SERVICE) {
         try {
-          this.serve(index)
+          this.serve(ring, index)
         } finally {
           ring.consume(index) // a defect in a service is met once, not for ever
         }
@@ -112,18 +148,16 @@ export class Captures {
     }
   }
 
-  private serve(index: number): void {
-    const ring = this.shard.punt
+  private serve(ring: Ring, index: number): void {
     const header = ring.header()
     const start = ring.place(index)
     const frame = ring.data().subarray(start, start + header[index + RING_LENGTH])
     this.onService(header[index + RING_ID], header[index + RING_PORT], frame, header[index + RING_DIRECTION] !== 0)
   }
+}
 
-  private ask(id: number, session: Session): Promise<number> {
-    const { network, port, program } = session
-    return this.shard.ask({ do: 'capture', capture: id, network, port, program })
-  }
+function request(id: number, { network, port, program }: Session): RequestBody {
+  return { do: 'capture', capture: id, network, port, program }
 }
 
 /** The frame as on the wire: its tag, which the shard keeps apart, in front of the payload again. */

@@ -42,6 +42,11 @@ export const StaticInput = Type.Object(
 const OUTSIDES = 'host, netdev:IFNAME or none'
 const UplinkText = Type.String({ minLength: 1, maxLength: 1024, description: OUTSIDES })
 
+/** Pinned to a shard, from 0 on; null: automatic. That it runs is not asked here: see `placement.ts`. */
+export const ShardNumber = Type.Union([Type.Integer({ minimum: 0, maximum: 1023 }), Type.Null()], {
+  errorText: 'the number of a shard, from 0 on',
+})
+
 /** A network as users write it, its ports aside. */
 export const NetworkSettings = {
   name: Name,
@@ -52,6 +57,7 @@ export const NetworkSettings = {
   ...RouterSettings,
   mtu: Type.Optional(Mtu),
   fdbAgeSeconds: Type.Optional(AgeSeconds),
+  shard: Type.Optional(ShardNumber),
   autostart: Type.Optional(Type.Boolean()),
 }
 const Uuid = Type.String({
@@ -103,6 +109,7 @@ export function parseNetwork(value: unknown, path = ''): NetworkDefinition {
     ...parseRouter(given as Parameters<typeof parseRouter>[0], settings, context, path),
     mtu: given.mtu ?? 1500,
     fdbAgeSeconds: given.fdbAgeSeconds ?? 300,
+    shard: given.shard ?? null,
     autostart: given.autostart ?? false,
     ports,
     fdb: parseStatics(given.fdb ?? [], ports, path),
@@ -123,6 +130,7 @@ export function writtenNetwork(network: NetworkDefinition): NetworkInput {
     ...(network.subnets.length === 0 ? {} : { subnets: network.subnets.map(writtenSubnet) }),
     ...(network.mtu === 1500 ? {} : { mtu: network.mtu }),
     ...(network.fdbAgeSeconds === 300 ? {} : { fdbAgeSeconds: network.fdbAgeSeconds }),
+    ...(network.shard === null ? {} : { shard: network.shard }),
     ...(network.autostart ? { autostart: true } : {}),
     ...(writtenRouter(network) as object),
     ports: network.ports.map((port) => writtenPort(port, bridge && port.name === UPLINK_PORT)),

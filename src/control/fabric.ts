@@ -1,12 +1,12 @@
 /**
- * The running side of the switch: active networks, their ports, and the shard that carries them.
+ * The running side of the switch: active networks, their ports, and the shards that carry them.
  *
  * A port is made known to the shard before its device is opened: no frame of it is ever judged by less than its full
  * configuration. Numbers are given out by `numbers.ts`; what the shard knows of a network is in `active-network.ts`, of
- * routers in `routing.ts`.
+ * routers in `routing.ts`; which shard carries which network in `shards.ts`.
  *
- * When the shard process has been replaced, everything is told again in the same order; the FDB lives in the arena and
- * is taken over.
+ * When a shard process has been replaced, everything of its networks is told again in the same order; the tables live
+ * in the arena and are taken over.
  */
 import { MOVE_STRIDE } from '../dataplane/fdb.js'
 import { HEADER_PORTS } from '../dataplane/layout.js'
@@ -14,6 +14,7 @@ import { ActiveNetwork } from './active-network.js'
 import { ActivePort, portOptions } from './active-port.js'
 import { isRouted } from './active-router.js'
 import { Captures } from './captures.js'
+import { Carrier } from './carrier.js'
 import { Failure } from './failure.js'
 import { listFdb } from './fdb-table.js'
 import { macText, stableMac } from './mac.js'
@@ -38,21 +39,24 @@ import type {
 } from './model.js'
 import { Numbers } from './numbers.js'
 import { Routing } from './routing.js'
-import { Shard } from './shard.js'
+import type { Shard } from './shard.js'
+import { Shards } from './shards.js'
 import { trace } from './trace.js'
 
 const CHECK_MILLIS = 1000
 
 export interface FabricOptions {
+  /** shard processes, at least 1 */
+  shards: number
   /** where leases are kept; null: they end with the daemon */
   stateFolder: string | null
-  /** the shard cannot be kept alive */
+  /** a shard cannot be kept alive */
   onGivenUp: (reason: string) => void
   /** something is wrong that nobody asked about */
   onProblem: (reason: string) => void
 }
 
-/** Makes a fabric with one shard, running. */
+/** Makes a fabric whose shards run. */
 export async function createFabric(options: FabricOptions): Promise<Fabric> {
   const fabric = new ShardFabric(options)
   await fabric.ready()
@@ -60,7 +64,7 @@ export async function createFabric(options: FabricOptions): Promise<Fabric> {
 }
 
 class ShardFabric implements Fabric {
-  private readonly shard: Shard
+  private readonly fleet: Shards
   private readonly captures: Captures
   private readonly networks = new Map<string, ActiveNetwork>()
   private readonly routing: Routing
@@ -68,25 +72,28 @@ class ShardFabric implements Fabric {
   private readonly listeners: ((event: FabricEvent) => void)[] = []
   private readonly checkTimer: NodeJS.Timeout
 
-  constructor({ stateFolder, onGivenUp, onProblem }: FabricOptions) {
-    this.shard = new Shard(0, {
-      onFailed: (port, attachment, code) => this.numbers.port(port)?.failed(attachment, code),
-      onMoved: (moves) => this.tellMoves(moves),
-      onLogged: (zone, records) => this.routing.logged(zone, records),
-      onPunt: () => this.captures.drain(),
-      onRestart: (reason) => void this.restore(reason),
-      onGivenUp,
+  constructor({ shards, stateFolder, onGivenUp, onProblem }: FabricOptions) {
+    this.fleet = new Shards(shards, {
+      networks: this.networks,
+      listener: (shard) => ({
+        onFailed: (port, attachment, code) => this.numbers.port(port)?.failed(attachment, code),
+        onMoved: (moves) => this.tellMoves(moves),
+        onLogged: (zone, records) => this.routing.logged(zone, records),
+        onPunt: () => this.captures.drain(shard()),
+        onRestart: (reason) => void this.restore(shard(), reason),
+        onGivenUp,
+      }),
+      problem: onProblem,
+      tell: (event) => this.tell(event),
     })
-    const numbers = new Numbers(this.shard.arena.header[HEADER_PORTS])
+    const numbers = new Numbers(this.fleet.all[0].arena.header[HEADER_PORTS])
     this.numbers = numbers
     this.captures = new Captures(
-      this.shard,
       (port) => numbers.portName(port),
       (port, timeNanos, bytes) => numbers.port(port)?.device.sent?.(timeNanos, bytes),
       (segment, port, frame, isUnfinished) => this.routing.handle(segment, port, frame, isUnfinished),
     )
     this.routing = new Routing({
-      shard: this.shard,
       stateFolder,
       numbers,
       portNumber: (network, port) => this.networks.get(network)?.ports.get(port)?.number ?? null,
@@ -101,13 +108,14 @@ class ShardFabric implements Fabric {
   }
 
   ready(): Promise<void> {
-    return this.shard.start()
+    return this.fleet.start()
   }
 
   async start(definition: NetworkDefinition): Promise<void> {
     const { name } = definition
     if (this.networks.has(name)) throw new Failure('ERR_NETWORK_ACTIVE', `network ${name}: is active already`)
-    const network = new ActiveNetwork(this.numbers.takeNetwork(), definition, this.shard)
+    const shard = await this.fleet.gather(definition, this.captures)
+    const network = new ActiveNetwork(this.numbers.takeNetwork(), definition, new Carrier(shard))
     this.networks.set(name, network)
     for (const port of definition.ports) this.makePort(network, port)
     await this.startRouter(network)
@@ -130,6 +138,18 @@ class ShardFabric implements Fabric {
 
   async change(definition: NetworkDefinition): Promise<void> {
     const network = this.network(definition.name)
+    const before = network.definition
+    await this.fleet.gather(definition, this.captures)
+    try {
+      await this.changeSettings(network, definition)
+    } catch (error) {
+      // back to where it was pinned; where it cannot go back, it runs as well here
+      await this.fleet.gather(before, this.captures).catch(() => undefined)
+      throw error
+    }
+  }
+
+  private async changeSettings(network: ActiveNetwork, definition: NetworkDefinition): Promise<void> {
     network.definition = definition
     for (const port of network.ports.values()) port.change(port.definition, definition.mtu)
     if (network.router !== null && isRouted(definition)) {
@@ -145,7 +165,7 @@ class ShardFabric implements Fabric {
 
   private async startRouter(network: ActiveNetwork): Promise<void> {
     if (!isRouted(network.definition)) return
-    network.router = this.routing.make(network.definition, network.number)
+    network.router = this.routing.make(network.definition, network.number, network.carrier)
     await network.configure()
     await network.router.start(true)
   }
@@ -214,7 +234,7 @@ class ShardFabric implements Fabric {
   fdb(name: string, { port, vid }: { port?: string; vid?: number }): FdbEntry[] {
     const network = this.network(name)
     const number = port === undefined ? null : network.port(port).number
-    return listFdb(this.shard.arena, network.number, number, vid ?? null, (at) => this.numbers.portName(at))
+    return listFdb(network.carrier.arena, network.number, number, vid ?? null, (at) => this.numbers.portName(at))
   }
 
   async addStatic(name: string, entry: StaticEntry): Promise<void> {
@@ -242,7 +262,8 @@ class ShardFabric implements Fabric {
   ): Promise<Capture> {
     const network = this.network(name)
     const number = port === null ? -1 : network.port(port).number
-    return this.captures.start({ network: network.number, port: number, program: [...(filter ?? [])], onFrame })
+    const program = [...(filter ?? [])]
+    return this.captures.start({ carrier: network.carrier, network: network.number, port: number, program, onFrame })
   }
 
   // ---- what routers know ----
@@ -283,10 +304,11 @@ class ShardFabric implements Fabric {
   async trace(name: string, portName: string, packet: string): Promise<TraceReport> {
     const network = this.network(name)
     const uplink = portName === 'uplink' ? network.router?.uplinkPort() : undefined
+    const { shard } = network.carrier
     return trace({
-      shard: this.shard,
-      networks: [...[...this.networks.values()].map((one) => one.compile()), ...this.routing.uplinkNetworks()],
-      routers: this.routing.compiled(),
+      shard,
+      networks: [...this.fleet.on(shard).map((one) => one.compile()), ...this.routing.uplinkNetworks(shard)],
+      routers: this.routing.compiled(shard),
       network: network.number,
       port: uplink ?? network.port(portName).number,
       portName,
@@ -296,8 +318,12 @@ class ShardFabric implements Fabric {
     })
   }
 
+  shardOf(name: string): number {
+    return this.network(name).carrier.shard.index
+  }
+
   shards(): ShardStatus[] {
-    return [this.shard.status()]
+    return this.fleet.status()
   }
 
   onEvent(listener: (event: FabricEvent) => void): void {
@@ -307,7 +333,7 @@ class ShardFabric implements Fabric {
   async close(): Promise<void> {
     clearInterval(this.checkTimer)
     for (const name of this.networks.keys()) await this.stop(name).catch(() => undefined)
-    await this.shard.close()
+    await this.fleet.close()
   }
 
   // ---- ports ----
@@ -316,7 +342,7 @@ class ShardFabric implements Fabric {
     const number = this.numbers.takePort(definition.name)
     const { uuid, name, mtu } = network.definition
     const mac = definition.mac ?? stableMac(uuid, definition.name)
-    const port = new ActivePort(number, definition, mtu, mac, this.shard, (changed, isState) => {
+    const port = new ActivePort(number, definition, mtu, mac, network.carrier, (changed, isState) => {
       if (this.numbers.port(number) !== changed) return
       if (isState) this.emit(network, changed)
       // what the device found out may change what the shard must know
@@ -365,12 +391,14 @@ class ShardFabric implements Fabric {
 
   // ---- the shard's news ----
 
-  private async restore(reason: string): Promise<void> {
+  private async restore(shard: Shard, reason: string): Promise<void> {
     try {
-      for (const network of this.networks.values()) await network.restore()
-      for (const port of this.numbers.all()) port.reattach()
-      this.captures.restart()
-      this.tell({ type: 'shard.restarted', shard: this.shard.index, reason })
+      const networks = this.fleet.on(shard)
+      await shard.ask({ do: 'keep', segments: networks.flatMap((network) => network.segments()) })
+      for (const network of networks) await network.restore()
+      for (const network of networks) for (const port of network.devices()) port.reattach()
+      this.captures.restart(shard)
+      this.tell({ type: 'shard.restarted', shard: shard.index, reason })
     } catch {
       // it ended again; its next start restores
     }

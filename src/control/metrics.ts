@@ -157,6 +157,22 @@ export function createMetrics({ networks, fabric, version, clients }: MetricSour
   shardCounter('weft_router_icmp_sent_total', 'ICMP errors sent', (shard) => shard.router.icmpSent)
   shardCounter('weft_router_icmp_limited_total', 'ICMP errors not sent, by rate', (shard) => shard.router.icmpLimited)
   networkTables(networks, fabric).forEach((metric) => registry.registerMetric(metric))
+  registry.registerMetric(
+    new Gauge({
+      name: 'weft_network_shard',
+      help: 'Always 1: the shard that carries the network',
+      registers: [],
+      labelNames: ['network', 'shard'] as const,
+      collect() {
+        this.reset()
+        for (const { name, runsOn } of networks.list(false))
+          if (runsOn !== null) this.set({ network: name, shard: String(runsOn) }, 1)
+      },
+    }),
+  )
+  shardGauge('weft_shard_networks', 'Networks that the shard carries', (shard) => shard.networks)
+  shardGauge('weft_shard_ports', 'Their ports', (shard) => shard.ports)
+  shardCounter('weft_shard_cpu_seconds_total', 'Processor time of its process', (shard) => shard.cpuSeconds)
   shardCounter('weft_shard_restarts_total', 'Restarts of the shard', (shard) => shard.restarts)
   return registry
 }

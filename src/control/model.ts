@@ -107,6 +107,8 @@ export interface NetworkDefinition {
   mtu: number
   /** seconds until an address that is not seen again is forgotten */
   fdbAgeSeconds: number
+  /** the shard that it is pinned to, from 0 on; null: one is chosen when it starts */
+  shard: number | null
   autostart: boolean
   ports: PortDefinition[]
   fdb: StaticEntry[]
@@ -202,6 +204,10 @@ export interface NetworkStatus {
   domain: string | null
   mtu: number
   fdbAgeSeconds: number
+  /** the shard that it is pinned to; null: automatic */
+  shard: number | null
+  /** the shard that carries it; null: it does not run */
+  runsOn: number | null
   ports: number
 }
 
@@ -333,6 +339,11 @@ export interface ShardStatus {
   index: number
   pid: number
   restarts: number
+  /** processor time of its process */
+  cpuSeconds: number
+  /** that it carries, and their ports */
+  networks: number
+  ports: number
   pool: { slots: number; free: number }
   fdb: {
     capacity: number
@@ -369,6 +380,7 @@ export interface Capture {
 export type FabricEvent =
   | { type: 'port.up' | 'port.down' | 'port.error'; network: string; port: string; reason: string | null }
   | { type: 'fdb.moved'; network: string; mac: string; vid: number; from: string; port: string }
+  | { type: 'network.moved'; network: string; from: number; to: number }
   | { type: 'shard.restarted'; shard: number; reason: string }
   | { type: 'lease.granted' | 'lease.renewed' | 'lease.released' | 'lease.expired'; network: string; lease: Lease }
   | { type: 'uplink.up' | 'uplink.down' | 'uplink.error'; network: string; uplink: UplinkStatus }
@@ -381,7 +393,7 @@ export type FabricEvent =
 export interface Fabric {
   start(network: NetworkDefinition): Promise<void>
   stop(network: string): Promise<void>
-  /** Everything of a network that is no port and no static entry, the uplink included, changes live. */
+  /** Everything of a network that is no port and no static entry, uplink and shard included, changes live. */
   change(network: NetworkDefinition): Promise<void>
   addPort(network: string, port: PortDefinition): Promise<void>
   /** VLAN, MTU, link, isolation, limits change in place; other options close and open the port again. */
@@ -414,6 +426,8 @@ export interface Fabric {
   uplink(network: string): UplinkStatus | null
   trace(network: string, port: string, packet: string): Promise<TraceReport>
   shards(): ShardStatus[]
+  /** the shard that carries an active network */
+  shardOf(network: string): number
   onEvent(listener: (event: FabricEvent) => void): void
   close(): Promise<void>
 }

@@ -43,7 +43,7 @@ export type Event =
   | { type: 'connection.flushed'; network: string; flushed: number }
 
 export function status({ definition, active, persistent }: Network, fabric: Fabric): NetworkStatus {
-  const { name, uuid, mode, autostart, subnets, uplink, domain, mtu, fdbAgeSeconds, ports } = definition
+  const { name, uuid, mode, autostart, subnets, uplink, domain, mtu, fdbAgeSeconds, shard, ports } = definition
   return {
     name,
     uuid,
@@ -57,6 +57,8 @@ export function status({ definition, active, persistent }: Network, fabric: Fabr
     domain,
     mtu,
     fdbAgeSeconds,
+    shard,
+    runsOn: active ? running(() => fabric.shardOf(name)) : null,
     ports: ports.length,
   }
 }

@@ -11,6 +11,7 @@
  * state there is one network, `default`, of mode nat with the best uplink. A port whose device is missing does not keep
  * its network down: the fabric shows the port in state `error` and tries again.
  */
+import { isDeepStrictEqual } from 'node:util'
 import { parseNetwork, parseStatic, sharedDevice, writtenNetwork } from './definition.js'
 import { unsupportedXml, writeDocument } from './document.js'
 import { Failure } from './failure.js'
@@ -28,6 +29,7 @@ import {
   refuseDeadUplink,
   status,
 } from './network.js'
+import { refuseMissingShard, refuseTorn } from './placement.js'
 import { type Action, execute, plan } from './plan.js'
 import { parseMac, parsePort, writtenPort } from './port-definition.js'
 import { changedSettings, type NetworkChanges } from './router-edits.js'
@@ -114,6 +116,7 @@ export class Networks {
       this.refuseTaken(definition)
       refuseHostSubnets((value as { subnets?: unknown }).subnets, definition, null, this.surroundings)
       refuseRouteLoops(definition, this.definitions())
+      this.refuseShard(definition, null)
       refuseBusySubnets(definition, this.active())
       refuseBusy(this.networks.values(), definition, definition.ports)
       const network: Network = { definition, persistent: !transient, active: true }
@@ -138,6 +141,7 @@ export class Networks {
         this.refuseTaken(definition)
         refuseHostSubnets(subnets, definition, null, this.surroundings)
         refuseRouteLoops(definition, this.definitions())
+        this.refuseShard(definition, null)
         const network: Network = { definition, persistent: true, active: false }
         this.save(network)
         this.networks.set(name, network)
@@ -349,6 +353,7 @@ export class Networks {
       changed.definition = edit(before, changed)
       const actions = plan(before, changed.definition)
       refuseRouteLoops(changed.definition, this.definitions())
+      this.refuseShard(changed.definition, before)
       if (network.active) {
         refuseBusySubnets(changed.definition, this.active())
         const added = actions.flatMap((action) =>
@@ -435,6 +440,13 @@ export class Networks {
       if (definition.uuid !== uuid) continue
       throw new Failure('ERR_NETWORK_EXISTS', `network ${definition.name} has the uuid ${uuid} already`, 'uuid')
     }
+  }
+
+  /** Refuses a shard that cannot be. A pin that was there before stays, also where this daemon runs fewer shards. */
+  private refuseShard(network: NetworkDefinition, before: NetworkDefinition | null): void {
+    const isPinned = before?.shard !== network.shard
+    if (isPinned) refuseMissingShard(network, this.fabric.shards().length)
+    if (isPinned || !isDeepStrictEqual(before?.routes, network.routes)) refuseTorn(network, this.definitions())
   }
 
   private save({ definition, active, persistent }: Network): void {

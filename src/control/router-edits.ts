@@ -41,6 +41,8 @@ export interface NetworkChanges {
   removeSubnets?: string[]
   mtu?: number
   fdbAgeSeconds?: number
+  /** null: automatic */
+  shard?: number | null
   autostart?: boolean
 }
 

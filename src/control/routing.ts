@@ -1,6 +1,5 @@
 /**
- * The routers of all running networks, for the fabric: what they share of the shard, and their tables as they are
- * listed.
+ * The routers of all running networks, for the fabric: what they share, and their tables as they are listed.
  *
  * Ports of routers and devices of uplinks have numbers among the others', the hidden networks of uplinks among the
  * networks'. A frame for a service is handed to the router whose segment it came from.
@@ -21,10 +20,10 @@ import type { Numbers } from './numbers.js'
 import { isAddressUsed, listConnections, listNeighbors } from './router-tables.js'
 import { formatLogged } from './rule-compile.js'
 import type { Shard } from './shard.js'
+import type { Carrier } from './carrier.js'
 
 /** What the fabric does for its routers. */
 export interface RoutingHost {
-  readonly shard: Shard
   /** the folder of the daemon's state; null: nothing is kept */
   readonly stateFolder: string | null
   readonly numbers: Numbers
@@ -34,18 +33,25 @@ export interface RoutingHost {
   tell(event: FabricEvent): void
 }
 
+interface Known {
+  router: ActiveRouter
+  zone: number
+  definition: NetworkDefinition
+  carrier: Carrier
+}
+
 export class Routing {
   private readonly host: RoutingHost
-  private readonly routers = new Map<string, { router: ActiveRouter; zone: number; definition: NetworkDefinition }>()
+  private readonly routers = new Map<string, Known>()
 
   constructor(host: RoutingHost) {
     this.host = host
   }
 
   /** A router for a network, known from here on; its number is its zone. */
-  make(definition: NetworkDefinition, zone: number): ActiveRouter {
-    const router = new ActiveRouter(definition, zone, this.hostFor(definition.name))
-    this.routers.set(definition.name, { router, zone, definition })
+  make(definition: NetworkDefinition, zone: number, carrier: Carrier): ActiveRouter {
+    const router = new ActiveRouter(definition, zone, this.hostFor(definition.name, carrier))
+    this.routers.set(definition.name, { router, zone, definition, carrier })
     return router
   }
 
@@ -85,19 +91,23 @@ export class Routing {
     }
   }
 
-  /** What the shard knows of routers and of the hidden networks of uplinks. */
-  compiled(): CompiledRouter[] {
-    return [...this.routers.values()].map(({ router }) => router.compile())
+  /** What a shard knows of routers and of the hidden networks of uplinks. */
+  compiled(shard: Shard): CompiledRouter[] {
+    return this.on(shard).map(({ router }) => router.compile())
   }
 
-  uplinkNetworks(): CompiledNetwork[] {
-    return [...this.routers.values()].flatMap(({ router }) => router.uplinkNetwork() ?? [])
+  uplinkNetworks(shard: Shard): CompiledNetwork[] {
+    return this.on(shard).flatMap(({ router }) => router.uplinkNetwork() ?? [])
+  }
+
+  private on(shard: Shard): Known[] {
+    return [...this.routers.values()].filter(({ carrier }) => carrier.shard === shard)
   }
 
   neighbors(name: string): NeighborEntry[] {
     const known = this.routers.get(name)
     if (!known) return []
-    const { arena } = this.host.shard
+    const { arena } = known.carrier
     const uplink = known.router.uplinkSegment()
     return [
       ...listNeighbors(arena, known.zone, (port) => this.portName(port)),
@@ -110,12 +120,12 @@ export class Routing {
     if (!known) return []
     const { timeouts } = known.definition.connections
     const seconds = TIMEOUTS.map((one) => timeouts[one.name] ?? one.seconds)
-    return listConnections(this.host.shard.arena, known.zone, seconds, limit)
+    return listConnections(known.carrier.arena, known.zone, seconds, limit)
   }
 
   async flushConnections(name: string): Promise<number> {
     const known = this.routers.get(name)
-    return known ? this.host.shard.ask({ do: 'flushConnections', zone: known.zone }) : 0
+    return known ? known.carrier.ask({ do: 'flushConnections', zone: known.zone }) : 0
   }
 
   /** Rules with their counters, as far as they have been read. */
@@ -133,12 +143,12 @@ export class Routing {
 
   /** Reads the counters of all rules; a network without rules is not asked for. */
   async readCounters(): Promise<void> {
-    for (const [name, { zone, definition }] of this.routers) {
+    for (const [name, { zone, carrier, definition }] of this.routers) {
       if (definition.rules.length === 0) {
         this.counters.delete(name)
         continue
       }
-      const counters = await this.host.shard.askList({ do: 'rules', zone }).catch(() => null)
+      const counters = await carrier.askList({ do: 'rules', zone }).catch(() => null)
       if (Array.isArray(counters)) this.counters.set(name, counters)
     }
   }
@@ -147,10 +157,10 @@ export class Routing {
     return this.host.numbers.portName(number)
   }
 
-  private hostFor(name: string): RouterHost {
+  private hostFor(name: string, carrier: Carrier): RouterHost {
     const { host } = this
     return {
-      shard: host.shard,
+      shard: carrier,
       leaseFile: (uuid) => {
         if (host.stateFolder === null) return null
         const folder = join(host.stateFolder, 'leases')
@@ -166,8 +176,8 @@ export class Routing {
       portNumber: (port) => host.portNumber(name, port),
       segmentOf: (network) => this.routers.get(network)?.zone ?? null,
       prefixes: () => this.prefixes(),
-      inject: (port, frame) => void injectFrame(host.shard, port, frame),
-      isUsed: (segment, address, mac) => isAddressUsed(host.shard.arena, segment, address, mac),
+      inject: (port, frame) => void injectFrame(carrier, port, frame),
+      isUsed: (segment, address, mac) => isAddressUsed(carrier.arena, segment, address, mac),
       uplinkChanged: (status) => host.tell({ type: `uplink.${status.state}`, network: name, uplink: status }),
       problem: (reason) => host.problem(`network ${name}: ${reason}`),
       tell: (event) => host.tell(event),

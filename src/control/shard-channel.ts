@@ -7,13 +7,14 @@
 import { readSync, writeSync } from 'node:fs'
 import type { CompiledNetwork } from '../dataplane/port-table.js'
 import type { CompiledRouter } from '../dataplane/router/router-table.js'
+import type { TableName } from '../dataplane/transfer.js'
 import type { GuestChange } from '../ports/device.js'
 import { check, native } from '../ports/native.js'
 
 /** What the control process asks. Each is answered with `{ id, result }` or `{ id, error }`. */
 export type Request = { id: number } & (
   | { do: 'configure'; network: CompiledNetwork }
-  /** descriptors: the port's fd, and its fdOut if it has one; `attachment` comes back with its events */
+  /** descriptors: the port's fd, and fdOut (of a stream: memory) if it has one; `attachment` comes with its events */
   | { do: 'attach'; port: number; kind: number; attachment: number }
   | { do: 'detach'; port: number }
   | { do: 'share'; port: number; change: GuestChange }
@@ -36,6 +37,19 @@ export type Request = { id: number } & (
   | { do: 'rules'; zone: number }
   /** copies the arena, as it is between two bursts, into the memory whose descriptor comes along */
   | { do: 'copy' }
+  // Networks move to another shard, see `dataplane/transfer.ts`. Records travel in the memory that comes along.
+  /** lets go of the devices of ports, and drops what waits of the packets of segments */
+  | { do: 'halt'; segments: number[]; ports: number[] }
+  /** answered by where to go on (-1: the table is done) and how many records were written */
+  | { do: 'copyOut'; table: TableName; segments: number[]; from: number }
+  /** answered by a number for each record, as far as it came: 0 refused, 1, of a mapping its entry + 1 */
+  | { do: 'takeIn'; table: TableName; count: number }
+  /** answered by where to go on; -1: the table is done */
+  | { do: 'discard'; table: TableName; segments: number[]; from: number }
+  /** what rules have counted, as `rules` answers it */
+  | { do: 'count'; zone: number; counters: number[] }
+  /** after a restart: forgets what the arena knows of other segments, which have moved away */
+  | { do: 'keep'; segments: number[] }
 )
 
 /** A request as its sender writes it: the number is given by the sender's side of the channel. */

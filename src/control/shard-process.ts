@@ -27,6 +27,7 @@ import { LOG_WORDS } from '../dataplane/router/firewall.js'
 import { check, native } from '../ports/native.js'
 import { share } from '../ports/share.js'
 import { copyTables } from './arena-copy.js'
+import { Moving } from './shard-moving.js'
 import { type Reply, type Request, ShardChannel } from './shard-channel.js'
 
 const CHANNEL = 3
@@ -45,6 +46,7 @@ function run(): never {
   const channel = new ShardChannel<Reply, Request>(CHANNEL)
   const attachments = new Int32Array(arena.header[HEADER_PORTS])
   const { fdb, mirror, neighbors, router } = loop.pipeline
+  const moving = new Moving(arena, loop.pipeline)
   const seconds = (): number => arena.header[HEADER_NOW]
   let movesTold = 0
 
@@ -144,6 +146,13 @@ function run(): never {
         return router.connections.flush(request.zone)
       case 'rules':
         return [...router.firewalls[request.zone].counters]
+      case 'halt':
+      case 'copyOut':
+      case 'takeIn':
+      case 'discard':
+      case 'count':
+      case 'keep':
+        return moving.obey(request, fds)
       case 'copy':
         try {
           copyTables(arena, fds[0])

@@ -6,6 +6,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomFillSync } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import {
   type Arena,
@@ -39,6 +40,7 @@ import {
   HEADER_NEIGHBORS_FAILED,
   HEADER_NEIGHBORS_USED,
   HEADER_NEIGHBOR_CAPACITY,
+  HEADER_NOW,
   HEADER_PUNT,
   HEADER_PUNT_BYTES,
   HEADER_ROUTED_PACKETS,
@@ -57,6 +59,8 @@ import { type Reply, type Request, type RequestBody, ShardChannel } from './shar
 const RESTARTS_MAX = 5
 const RESTART_WINDOW_MILLIS = 60_000
 const FLUSH_AGAIN_MILLIS = 5
+/** The second at which an arena begins: what comes from another shard may be older than this one, up to so much. */
+const FIRST_SECOND = 1 << 20
 /** Messages read in one go, so that a talkative shard leaves the control process time for others. */
 const READ_LIMIT = 256
 
@@ -80,6 +84,8 @@ export class Shard {
   readonly punt: Ring
   readonly inject: Ring
   restarts = 0
+  /** processes so far: what was told to another than the last is lost */
+  incarnation = 0
   private readonly listener: ShardListener
   private readonly memory: number
   private readonly wake: number
@@ -109,6 +115,7 @@ export class Shard {
     formatArena(buffer, DEFAULT_GEOMETRY)
     this.arena = viewArena(buffer)
     randomFillSync(this.arena.header, HEADER_SECRET, 4)
+    this.arena.header[HEADER_NOW] = FIRST_SECOND
     const { header } = this.arena
     this.punt = new Ring(buffer, header[HEADER_PUNT], header[HEADER_PUNT_BYTES])
     this.inject = new Ring(buffer, header[HEADER_INJECT], header[HEADER_INJECT_BYTES])
@@ -134,6 +141,7 @@ export class Shard {
     })
     native.close(theirs)
     this.child = child
+    this.incarnation++
     const channel = new ShardChannel<Request, Reply>(mine)
     this.channel = channel
     this.channelWatch = check(
@@ -183,12 +191,14 @@ export class Shard {
     }
   }
 
-  status(): ShardStatus {
+  /** All but what runs on it, which the fabric knows. */
+  status(): Omit<ShardStatus, 'networks' | 'ports'> {
     const { header } = this.arena
     return {
       index: this.index,
       pid: this.child?.pid ?? 0,
       restarts: this.restarts,
+      cpuSeconds: this.child?.pid === undefined ? 0 : cpuSeconds(this.child.pid),
       pool: {
         slots: header[HEADER_SMALL_SLOTS] + header[HEADER_LARGE_SLOTS],
         free: header[HEADER_FREE_SMALL_COUNT] + header[HEADER_FREE_LARGE_COUNT],
@@ -307,5 +317,19 @@ export class Shard {
       () => this.listener.onRestart(reason),
       () => undefined, // its end has been handled above
     )
+  }
+}
+
+/** Ticks of /proc a second: 100 wherever Node runs (proc(5), stat, fields 14 and 15). */
+const TICKS = 100
+
+/** User and system time of a process; 0 if it has gone. */
+function cpuSeconds(pid: number): number {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    return (Number(fields[11]) + Number(fields[12])) / TICKS
+  } catch {
+    return 0
   }
 }

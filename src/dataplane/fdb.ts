@@ -16,6 +16,8 @@
  * - Static entries never age, move or give way, and stand in no list. A frame with such a source at another port is not
  *   learned from.
  *
+ * - Networks that move to another shard. Their entries come here by `takeIn`, with their ages: see `transfer.ts`.
+ *
  * Not done here: whether a frame may be learned from (`ingress.ts` dropped those with a bad source).
  */
 import * as layout from './layout.js'
@@ -151,6 +153,24 @@ export class Fdb {
     return true
   }
 
+  /**
+   * Takes an entry over from another shard's table; what is known of the key here stays as it is. The port's entries
+   * come oldest first.
+   * @param seen second; FDB_STATIC: a static entry
+   * @returns false, counted: there is no room
+   */
+  takeIn(low: number, keyHigh: number, network: number, port: number, seen: number, moves: number): boolean {
+    if (this.find(this.place(low, keyHigh, network), low, keyHigh, network + 1) >= 0) return true
+    if (this.header[HEADER_FDB_USED] >= this.limit && !this.evict()) {
+      this.header[HEADER_FDB_REFUSED]++
+      return false
+    }
+    const entry = this.claim(low, keyHigh, network + 1, port, seen)
+    this.entries[entry + FDB_MOVES] = moves
+    if (seen !== FDB_STATIC) this.append(entry, port)
+    return true
+  }
+
   /** Removes one entry, static or learned. Returns whether it was there. */
   remove(low: number, keyHigh: number, network: number): boolean {
     const entry = this.find(this.place(low, keyHigh, network), low, keyHigh, network + 1)
@@ -178,6 +198,29 @@ export class Fdb {
       i-- // another entry may have been shifted here
     }
     return removed
+  }
+
+  /**
+   * Forgets all entries of chosen networks, a piece at a time, from the table's end on: what is shifted meanwhile goes
+   * to where it is met yet.
+   * @param chosen by network: 1 if it is
+   * @param from how many entries were looked at
+   * @param slots entries to look at, and `limit` those to forget, at most
+   * @returns how many were looked at; -1: all
+   */
+  discard(chosen: Uint8Array, from: number, slots: number, limit: number): number {
+    const entries = this.entries
+    let left = limit
+    let looked = from
+    for (; looked <= this.mask && looked < from + slots && left > 0; ) {
+      const entry = (this.mask - looked) << FDB_SHIFT
+      const network = entries[entry + FDB_NETWORK] - 1
+      if (network >= 0 && chosen[network] === 1) {
+        this.erase(entry) // and look again: one from the table's start may have been shifted here
+        left--
+      } else looked++
+    }
+    return looked <= this.mask ? looked : -1
   }
 
   /** Forgets what is too old. Call it about once a second; returns whether more is left to do at once. */

@@ -6,7 +6,7 @@
  * `test/native/layout.test.ts` compares the two word by word.
  *
  *   header | records | free stacks | burst | egress | events | counters | drops | FDB | neighbors
- *          | connections and mappings, each with its index | rings | small slots | large slots
+ *          | connections and mappings, each with its index | scratch | journal | rings | small slots | large slots
  *
  * Constants. V8 folds the constants of a module into its machine code, but loads an imported one, and checks it, at
  * every use: about a third of the frame path's time. So its files take what they need as their own, by `const { … } =
@@ -22,7 +22,7 @@
 /** First word of every arena: "Weft". */
 export const ARENA_MAGIC = 0x74666557
 /** Raised with every change of this file. */
-export const ARENA_VERSION = 2
+export const ARENA_VERSION = 3
 
 /** Bytes of a small slot: ordinary Ethernet frames. */
 export const SMALL_SLOT_BYTES = 2048
@@ -37,6 +37,12 @@ export const MAX_FRAME_BYTES = LARGE_SLOT_BYTES - SLOT_HEADROOM
 export const BURST_CAPACITY = 256
 /** Pairs in the egress list: one a frame and egress port. The pipeline transmits early when it runs full. */
 export const EGRESS_CAPACITY = 8192
+/** Where native code cuts frames into segments. */
+export const SCRATCH_BYTES = 256 << 10
+/** What native code is sending, for the process that comes after a dead one: `native/journal.h`. */
+export const JOURNAL_BYTES = 608 << 10
+/** Memory that goes with a port of KIND_STREAM, zeroed when its peer connects: `native/stream_memory.h`. */
+export const STREAM_BYTES = 4096 + (144 << 10) + (1 << 20)
 /** Port events that one receive call reports; further ones wait for the next call. */
 export const EVENT_CAPACITY = 64
 
@@ -66,6 +72,8 @@ export const HEADER_PUNT = 25
 export const HEADER_INJECT = 26
 export const HEADER_SMALL = 27
 export const HEADER_LARGE = 28
+export const HEADER_SCRATCH = 29
+export const HEADER_JOURNAL = 30
 export const HEADER_NEIGHBORS = 48
 export const HEADER_NEIGHBOR_INDEX = 49
 export const HEADER_CONNECTIONS = 50
@@ -159,7 +167,6 @@ export const TRANSMITTED_PACKETS = 2
 export const TRANSMITTED_BYTES = 3
 export const SEGMENTED_PACKETS = 4 // segmentation-offload frames cut in software
 export const COMPLETED_CHECKSUMS = 5 // checksums finished in software
-export const HELD_BYTES = 6 // bytes of a stream that only the shard process has, either way: lost with it
 /** Drop counters of a port: one Float64 a reason, see `drops.ts`. */
 export const DROP_SHIFT = 6
 
@@ -273,6 +280,8 @@ function sections(geometry: Geometry): [word: number, bytes: number, alignment: 
     [HEADER_CONNECTION_INDEX, indexBytes(geometry.connectionCapacity, 2), 64],
     [HEADER_MAPPINGS, geometry.mappingCapacity << (MAPPING_SHIFT + 2), 64],
     [HEADER_MAPPING_INDEX, indexBytes(geometry.mappingCapacity, 2), 64],
+    [HEADER_SCRATCH, SCRATCH_BYTES, PAGE],
+    [HEADER_JOURNAL, JOURNAL_BYTES, PAGE],
     [HEADER_PUNT, geometry.puntBytes + RING_HEADER_BYTES, PAGE],
     [HEADER_INJECT, geometry.injectBytes + RING_HEADER_BYTES, PAGE],
     [HEADER_SMALL, geometry.smallSlots * SMALL_SLOT_BYTES, PAGE],

@@ -53,7 +53,7 @@ export interface Native {
   detachArena(): number
   /** Ends the wait of `receive` when the channel or the wake-up counter is readable. -1: none. */
   watchChannel(channel: number, wake: number): number
-  /** Takes over the descriptors, also on failure. `fdOut`: -1 if the kind needs none. */
+  /** Takes over the descriptors, also on failure. `fdOut`: -1 if the kind needs none; of a stream its memory. */
   attachPort(port: number, kind: number, fd: number, fdOut: number): number
   detachPort(port: number): number
   /**

@@ -3,13 +3,15 @@
  * `-netdev dgram` (unix).
  *
  * A stream has one peer at a time: while it is connected, another that connects is turned away at once. When it goes,
- * the port is down until the next one; as a client, Weft connects again.
+ * the port is down until the next one; as a client, Weft connects again. With each peer comes a memory for what is
+ * received and not yet cut into frames, and for what waits to be sent: a shard process that follows a dead one goes
+ * on in the middle of a frame, and the peer notices nothing.
  *
  * A dgram port binds its path and sends to whoever sent to it last, or, as a client, to the given path.
  */
 import { unlinkSync } from 'node:fs'
-import { KIND_DGRAM, KIND_STREAM } from '../dataplane/layout.js'
-import type { Device, Socket } from './device.js'
+import { KIND_DGRAM, KIND_STREAM, STREAM_BYTES } from '../dataplane/layout.js'
+import { type Device, type Socket, explain } from './device.js'
 import { SystemFailure, check, native } from './native.js'
 
 export interface QemuOptions {
@@ -100,8 +102,15 @@ export class QemuDevice implements Device {
     if (fd < 0) return
     // one that comes again may be faster than the news that its last connection ended
     if (this.fds.length > 0 && native.peerGone(this.fds[0])) this.unplug()
-    if (this.fds.length > 0) native.close(fd)
-    else this.plugIn(fd)
+    if (this.fds.length > 0) {
+      native.close(fd)
+      return
+    }
+    try {
+      this.plugIn(fd)
+    } catch (error) {
+      this.socket.report('down', explain(error))
+    }
   }
 
   private connect(): number {
@@ -109,8 +118,14 @@ export class QemuDevice implements Device {
     return tcp ? native.connectTcp(tcp.address, tcp.port) : native.connectUnix(this.options.path)
   }
 
+  /** Takes a connection over; hangs up if there is no memory for it. */
   private plugIn(fd: number): void {
-    this.fds = [fd]
+    const memory = native.createMemory(STREAM_BYTES)
+    if (memory < 0) {
+      native.close(fd)
+      throw new SystemFailure(-memory, `qemu ${this.options.path}`)
+    }
+    this.fds = [fd, memory]
     this.socket.attach(KIND_STREAM, this.fds)
     this.socket.report('up', null)
   }

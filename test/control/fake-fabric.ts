@@ -41,6 +41,7 @@ export class FakeFabric implements Fabric {
   /** the next call whose name starts so is refused */
   refuse: string | null = null
   closed = false
+  shardCount = 1
   private readonly listeners: ((event: FabricEvent) => void)[] = []
   private readonly counters = new Map<string, { packets: number; bytes: number }>()
 
@@ -218,19 +219,27 @@ export class FakeFabric implements Fabric {
   }
 
   shards(): ShardStatus[] {
-    return [
-      {
-        index: 0,
+    return Array.from(
+      { length: this.shardCount },
+      (_, index): ShardStatus => ({
+        index,
         pid: process.pid,
         restarts: 0,
+        cpuSeconds: 1.5,
+        networks: this.networks.size,
+        ports: [...this.networks.values()].reduce((sum, { ports }) => sum + ports.size, 0),
         pool: { slots: 100, free: 99 },
         fdb: { capacity: 1024, used: 1, learned: 2, expired: 0, evicted: 0, moved: 0, refused: 0 },
         neighbors: { capacity: 64, used: 3, evicted: 0, failed: 1 },
         connections: { capacity: 512, used: 5, made: 9, expired: 4, evicted: 0, refused: 0, invalid: 2 },
         mappings: { capacity: 512, used: 2, refused: 0 },
         router: { packets: 1234, fragmentsHeld: 0, icmpSent: 1, icmpLimited: 0 },
-      },
-    ]
+      }),
+    )
+  }
+
+  shardOf(network: string): number {
+    return this.network(network).definition.shard ?? 0
   }
 
   onEvent(listener: (event: FabricEvent) => void): void {

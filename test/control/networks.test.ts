@@ -332,3 +332,45 @@ test('property: a plan leads from any network to any other, and back', async () 
     { seed: 1 },
   )
 })
+
+test('shards: a pin moves and is kept; what does not run is refused, what is linked is not torn', async () => {
+  fabric.shardCount = 2
+  const created = await networks.create({ name: 'a', shard: 1 }, false)
+  assert.deepEqual([created.shard, created.runsOn], [1, 1])
+  assert.deepEqual((await networks.set('a', { shard: 0 })).shard, 0)
+  assert.ok(fabric.calls.includes('change a'))
+  assert.deepEqual((await networks.set('a', { shard: null })).shard, null)
+  const missing = refused('ERR_INVALID', /^shard: 2 is not 0\.\.1: 2 shards run/)
+  await assert.rejects(networks.set('a', { shard: 2 }), missing)
+  await assert.rejects(networks.create({ name: 'b', shard: 2 }, false), missing)
+  await assert.rejects(networks.define({ name: 'b', shard: 2 }), missing)
+  for (const shard of [-1, 1.5, 'x']) {
+    const value = networks.create({ name: 'b', shard }, false)
+    await assert.rejects(value, refused('ERR_INVALID', /^shard: .* is not the number of a shard/))
+  }
+  const subnet = (third: number) => [`10.1.${third}.0/24`]
+  await networks.create({ name: 'r1', mode: 'route', subnets: subnet(1), uplink: null, shard: 0 }, false)
+  await networks.create({ name: 'r2', mode: 'route', subnets: subnet(2), uplink: null, shard: 1 }, false)
+  const torn = refused(
+    'ERR_INVALID',
+    /^shard: networks r1 and r2 are linked by routes and run on one shard, not on 0 and 1/,
+  )
+  const link = { routes: [{ destination: '10.1.2.0/24', via: 'r2' }] }
+  await assert.rejects(
+    networks.change('r1', (before) => ({ ...before, ...link })),
+    torn,
+  )
+  await networks.set('r2', { shard: null })
+  await networks.change('r1', (before) => ({ ...before, ...link }))
+  await assert.rejects(networks.set('r2', { shard: 1 }), refused('ERR_INVALID', /linked by routes/))
+  const before = networks.definition('r1')
+  await networks.create({ name: 'last', shard: 1 }, false)
+  await reopen() // with one shard
+  assert.deepEqual(networks.definition('r1'), before)
+  assert.equal(networks.show('last').shard, 1, 'the pin is kept')
+  await networks.set('last', { mtu: 1400 })
+  await assert.rejects(
+    networks.set('r1', { shard: 1 }),
+    refused('ERR_INVALID', /^shard: 1 is not 0\.\.0: one shard runs/),
+  )
+})

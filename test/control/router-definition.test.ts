@@ -70,6 +70,7 @@ test('a network of mode nat gets every default', () => {
     connections: { limit: 262_144, portLimit: 65_536, timeouts: {} },
     mtu: 1500,
     fdbAgeSeconds: 300,
+    shard: null,
     autostart: false,
     ports: [],
     fdb: [],

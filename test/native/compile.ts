@@ -3,7 +3,7 @@
  *
  * The objects are made once a test process, in a temporary folder that goes with the process, with gcc's or clang's
  * address and undefined-behaviour sanitizers where the compiler has them: a test that reads one byte too far then
- * fails.
+ * fails. A program that counts its instructions is compiled without them.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
@@ -33,26 +33,30 @@ function trySanitizers(): boolean {
 /** Whether a program can be linked with the sanitizers. */
 export const sanitizers: boolean = trySanitizers()
 
-const flags = sanitizers ? [...strict, ...sanitizing] : strict
-let objects: Promise<string[]> | undefined
+/** How a program is compiled: with the sanitizers, as far as there are any, or plain. */
+export type Build = 'checked' | 'plain'
 
-async function compileNative(): Promise<string[]> {
+const flagsOf = (build: Build): string[] => (build === 'checked' && sanitizers ? [...strict, ...sanitizing] : strict)
+const objects = new Map<Build, Promise<string[]>>()
+
+async function compileNative(build: Build): Promise<string[]> {
   const names = readdirSync(nativeFolder).filter((name) => name.endsWith('.c') && !binding.has(name))
   const made: string[] = []
   for (const name of names) {
-    const object = join(folder, `${basename(name, '.c')}.o`)
-    await run(compiler as string, [...flags, '-c', join(nativeFolder, name), '-o', object])
+    const object = join(folder, `${basename(name, '.c')}.${build}.o`)
+    await run(compiler as string, [...flagsOf(build), '-c', join(nativeFolder, name), '-o', object])
     made.push(object)
   }
   return made
 }
 
-async function link(name: string, sources: readonly string[]): Promise<string> {
-  objects ??= compileNative()
+async function link(name: string, sources: readonly string[], build: Build): Promise<string> {
+  const made = objects.get(build) ?? compileNative(build)
+  objects.set(build, made)
   const program = join(folder, name)
   const files = sources.map((source) => join(root, source))
   const include = ['-I', nativeFolder]
-  await run(compiler as string, [...flags, ...include, ...files, ...(await objects), '-lpthread', '-o', program])
+  await run(compiler as string, [...flagsOf(build), ...include, ...files, ...(await made), '-lpthread', '-o', program])
   return program
 }
 
@@ -62,8 +66,8 @@ const programs = new Map<string, Promise<string>>()
  * Compiles a program, once, and returns its path.
  * @param sources C files, seen from the root of the checkout
  */
-export function compile(name: string, sources: readonly string[]): Promise<string> {
-  const program = programs.get(name) ?? link(name, sources)
+export function compile(name: string, sources: readonly string[], build: Build = 'checked'): Promise<string> {
+  const program = programs.get(name) ?? link(name, sources, build)
   programs.set(name, program)
   return program
 }

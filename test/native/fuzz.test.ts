@@ -9,12 +9,13 @@ import { suite, test } from 'node:test'
 import { attempt } from '../rig/commands.js'
 import { compile, compiler, sanitizers } from './compile.js'
 
-/** Inputs: about two seconds each. */
+/** Inputs: about two seconds each, of vhost-user twenty. */
 const targets: Record<string, number> = {
   stream_fuzz: 2500,
   dgram_fuzz: 1500,
   segment_fuzz: 15000,
   transmit_fuzz: 250,
+  vhost_user_fuzz: 2500,
 }
 
 const skip = compiler === null ? 'no C compiler' : !sanitizers && `${compiler} lacks the sanitizers`

@@ -6,12 +6,14 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "../../native/fuzz/rig.h"
 #include "../../native/headers.h"
+#include "../../native/stream_memory.h"
 
 #define OTHER_PORT 5
 
@@ -173,6 +175,69 @@ static void stream_last_words(void) {
     CHECK(rig_drops(engine, DROP_NO_PEER) == 1);
 }
 
+/* The peer has not read what it was sent, so its end is an error, which recvmmsg() tells before what came first. */
+static void stream_reset(void) {
+    open_stream();
+    CHECK(send(peer, bytes, put_frame(put_frame(0, 60, 7), 60, 8), 0) == 128);
+    transmit(RIG_PORT, 60, 1, 0, 0);
+    close(peer);
+    turns(3);
+    CHECK(frames == 2 && firsts[0] == 7 && firsts[1] == 8 && event == ECONNRESET);
+}
+
+/* A memory as no process leaves it, byte by byte of its words: the port ends, or goes on, and nothing else happens. */
+static void stream_bad_memory(void) {
+    int memory = memfd_create("stream", 0), ended = 0, pair[2];
+    CHECK(ftruncate(memory, STREAM_BYTES) == 0);
+    struct stream_memory *words = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
+    CHECK(words != MAP_FAILED);
+    size_t size = offsetof(struct stream_memory, sending) + sizeof words->sending;
+    for (size_t at = 0; at < size; at++) {
+        memset(words, 0, size);
+        ((uint8_t *)words)[at] = 0xff;
+        event = -1;
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) == 0);
+        CHECK(engine_attach(engine, RIG_PORT, KIND_STREAM, pair[0], dup(memory)) == 0);
+        turns(2);
+        transmit(RIG_PORT, 60, 1, 0, 0);
+        turns(8);
+        CHECK(event == -1 || event == ECONNRESET || event == EPROTO);
+        ended += event == ECONNRESET;
+        CHECK(engine_detach(engine, RIG_PORT) == 0);
+        close(pair[1]);
+    }
+    CHECK(ended >= 10);
+    CHECK(ftruncate(memory, STREAM_BYTES - 1) == 0);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) == 0);
+    CHECK(engine_attach(engine, RIG_PORT, KIND_STREAM, pair[0], memory) == EINVAL);
+    close(pair[1]);
+}
+
+/* Detached in order and attached again, as when a network moves to another shard: half a frame each way goes along. */
+static void stream_moves(void) {
+    int memory = memfd_create("stream", 0), pair[2], sent = 0, small = 4608;
+    CHECK(ftruncate(memory, STREAM_BYTES) == 0);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) == 0);
+    CHECK(setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof small) == 0);
+    peer = pair[1];
+    size_t size = put_frame(0, 1514, 7), got = 0;
+    for (int round = 0; round < 6; round++) {
+        CHECK(engine_attach(engine, RIG_PORT, KIND_STREAM, dup(pair[0]), dup(memory)) == 0);
+        size_t from = size * (size_t)round / 6, to = size * (size_t)(round + 1) / 6;
+        CHECK(send(peer, bytes + from, to - from, 0) == (ssize_t)(to - from));
+        for (int i = 0; i < 5; i++, sent++) transmit(RIG_PORT, 1514, (uint8_t)sent, 0, 0);
+        turns(3);
+        CHECK(engine_detach(engine, RIG_PORT) == 0);
+    }
+    CHECK(frames == 1 && lengths[0] == 1514 && firsts[0] == 7);
+    CHECK(engine_attach(engine, RIG_PORT, KIND_STREAM, pair[0], memory) == 0);
+    ssize_t more;
+    for (int idle = 0; idle < 9; turn(), idle++)
+        while ((more = recv(peer, bytes + got, sizeof bytes - got, 0)) > 0) got += (size_t)more, idle = 0;
+    CHECK(got == (size_t)sent * 1518);
+    for (int i = 0; i < sent; i++) CHECK(load32(bytes + i * 1518) == 1514 && bytes[i * 1518 + 4] == i);
+}
+
 /* ---- datagrams ---- */
 
 static const char *folder; /* the test removes it */
@@ -270,6 +335,9 @@ int main(int count, char **arguments) {
         {"stream-wire", stream_wire},
         {"stream-never-reads", stream_never_reads},
         {"stream-last-words", stream_last_words},
+        {"stream-reset", stream_reset},
+        {"stream-bad-memory", stream_bad_memory},
+        {"stream-moves", stream_moves},
         {"dgram-lengths", dgram_lengths},
         {"dgram-slow-peer", dgram_slow_peer},
         {"dgram-no-peer", dgram_no_peer},

@@ -20,6 +20,9 @@ const scenarios: Record<string, string> = {
   'stream-never-reads':
     'a peer that stops reading costs nobody else a frame, and gets what was queued, whole, in order',
   'stream-last-words': 'what a peer sent before it left is received although sending to it has failed',
+  'stream-reset': 'what a peer sent before it broke off is received before the error is told',
+  'stream-bad-memory': 'a memory of a predecessor that makes no sense ends the port, and only that',
+  'stream-moves': 'a port that is detached and attached again goes on within a frame, both ways',
   'dgram-lengths': 'datagrams of any length come in slots of the right size; empty and oversize ones are counted',
   'dgram-slow-peer': 'what the peer does not take at once follows, in order, tags and all',
   'dgram-no-peer': 'without a peer frames are dropped and counted, and receiving works',

@@ -125,9 +125,10 @@ export class GuestMemory {
   readonly bytes: Buffer
   private used = 0
 
-  constructor(size: number) {
-    this.fd = check(native.createMemory(size), 'memory')
-    this.bytes = Buffer.from(check(native.mapMemory(this.fd, size), 'mapping') as ArrayBuffer)
+  /** @param file opened for reading and writing, in place of an anonymous one */
+  constructor(size: number, file?: number) {
+    this.fd = file ?? check(native.createMemory(size), 'memory')
+    this.bytes = Buffer.from(check(native.mapMemory(this.fd, size), 'mapping'))
   }
 
   allocate(size: number, alignment = 16): number {
@@ -306,14 +307,16 @@ export class Guest {
   readonly receiveRings: Ring[] = []
   readonly transmitRings: Ring[] = []
   readonly headerBytes: number
+  private readonly port: number
   /** place of each receive buffer by its ring and head */
   private readonly buffers = new Map<Ring, Map<number, Part>>()
 
   constructor(
     port: number,
-    { features = VERSION_1 | MRG_RXBUF, size = 256, queues = 1, bytes = 1 << 22, index = 0 } = {},
+    { features = VERSION_1 | MRG_RXBUF, size = 256, queues = 1, bytes = 1 << 22, index = 0, file = -1 } = {},
   ) {
-    this.memory = new GuestMemory(bytes)
+    this.port = port
+    this.memory = new GuestMemory(bytes, file < 0 ? undefined : file)
     this.headerBytes = (features & (VERSION_1 | MRG_RXBUF)) === 0n ? 10 : 12
     for (let i = 0; i < queues; i++) {
       this.receiveRings.push(new Ring(this.memory, { port, ring: i * 2, size, features, index }))
@@ -328,7 +331,7 @@ export class Guest {
 
   /** Shares memory and rings. */
   connect(): this {
-    check(this.memory.share(this.receiveRings[0].settings.port), 'memory')
+    check(this.memory.share(this.port), 'memory')
     for (const ring of this.rings) check(ring.set(), 'ring')
     return this
   }
@@ -389,7 +392,7 @@ export class Guest {
   }
 
   close(): void {
-    native.detachPort(this.receiveRings[0].settings.port)
+    native.detachPort(this.port)
     for (const ring of this.rings) ring.close()
     this.memory.close()
   }

@@ -1,11 +1,13 @@
 /**
  * Real QEMU guests: on a `qemu` stream in both directions of connecting, on datagrams, and on a TAP of QEMU's own that
- * is reached through `netdev`. Each answers ping and passes TCP both ways; those on sockets survive a killed daemon.
+ * is reached through `netdev`. Each answers ping and passes TCP both ways; those on sockets survive a killed daemon,
+ * and all of them a killed shard, without noticing more than a few lost frames.
  */
 import assert from 'node:assert/strict'
+import { readdirSync, readlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'node:test'
-import { needs, until, words } from '../rig/commands.js'
+import { needs, pause, until, words } from '../rig/commands.js'
 import { Guest } from '../rig/guest.js'
 import { type Host, Wiring } from '../rig/hosts.js'
 
@@ -142,5 +144,92 @@ describe('guests whose daemon is killed', wants, () => {
     await host.configure()
     await host.reaches('10.87.0.2', 60)
     await host.reaches('10.87.0.3', 60)
+  })
+})
+
+/** The sockets that a process has open, by number. */
+function socketsOf(pid: number): string[] {
+  const links = readdirSync(`/proc/${pid}/fd`).map((fd) => {
+    try {
+      return readlinkSync(`/proc/${pid}/fd/${fd}`)
+    } catch {
+      return ''
+    }
+  })
+  return links.filter((link) => link.startsWith('socket:')).sort()
+}
+
+describe('guests whose shard is killed', wants, () => {
+  const pingMillis = 20
+  let wiring: Wiring
+  let host: Host
+  let onStream: Guest
+  let onDatagrams: Guest
+  let onTap: Guest
+
+  before(async () => {
+    wiring = await Wiring.open()
+    host = await wiring.tap('host', { address: '10.88.0.1/24' })
+    await wiring.add('g1', `--kind qemu --path ${join(wiring.lab.folder, 'g1.sock')}`)
+    await wiring.add('g2', `--kind qemu --path ${join(wiring.lab.folder, 'g2.sock')} --dgram`)
+    onStream = await Guest.boot(wiring.lab, { name: 'g1', arguments: await printed(wiring, 'g1') })
+    await onStream.configure('10.88.0.2/24')
+    onDatagrams = await Guest.boot(wiring.lab, { name: 'g2', arguments: await printed(wiring, 'g2') })
+    await onDatagrams.configure('10.88.0.3/24')
+    const space = wiring.switchSpace()
+    await space.ip('tuntap add q0 mode tap vnet_hdr')
+    await space.ip('link set q0 up')
+    onTap = await Guest.boot(wiring.lab, {
+      name: 'g3',
+      namespace: space,
+      arguments: ['-netdev', 'tap,id=n0,ifname=q0,script=no,downscript=no,vhost=off', ...card('52:54:00:00:00:03')],
+    })
+    await onTap.configure('10.88.0.4/24')
+    await wiring.add('g3', '--kind netdev --dev q0')
+    for (const address of ['10.88.0.2', '10.88.0.3', '10.88.0.4']) await host.reaches(address, 60)
+  })
+  after(async () => {
+    await onStream?.kill()
+    await onDatagrams?.kill()
+    await onTap?.kill()
+    await wiring?.close()
+  })
+
+  /** Longest time without an answer, in milliseconds, of a ping that has ended. */
+  function longestGap(output: string): number {
+    let last = 0
+    let gap = 0
+    for (const [, number] of output.matchAll(/icmp_seq=(\d+)/g)) {
+      gap = Math.max(gap, Number(number) - last)
+      last = Number(number)
+    }
+    return gap * pingMillis
+  }
+
+  it('stay connected, lose well under a second of frames, and their TCP goes on', async (context) => {
+    const sockets = socketsOf(onStream.pid)
+    await onStream.run('iperf3 -s -1 -p 5300 >/tmp/iperf 2>&1 &')
+    await until('the guest listens', async () => (await onStream.exec('netstat -ltn | grep -q :5300')).rc === 0)
+    const stream = host.space.attempt('iperf3', words('-c 10.88.0.2 -p 5300 -J -t 10'), { timeoutSeconds: 120 })
+    const addresses = ['10.88.0.2', '10.88.0.3', '10.88.0.4']
+    const pings = addresses.map((address) => {
+      const args = words(`-n -i ${pingMillis / 1000} -c 450 -W 5 ${address}`)
+      return host.space.attempt('ping', args, { timeoutSeconds: 60 })
+    })
+    for (let n = 0; n < 3; n++) {
+      await pause(1500)
+      await wiring.weft.killShard()
+    }
+    for (const [n, ping] of (await Promise.all(pings)).entries()) {
+      const gap = longestGap(ping.stdout)
+      context.diagnostic(`${addresses[n]}: ${gap} ms without an answer, at most`)
+      assert.ok(gap < 1000, `${addresses[n]}: ${gap} ms without an answer`)
+    }
+    const report = JSON.parse((await stream).stdout) as { error?: string; end: { sum_received?: { bytes: number } } }
+    assert.equal(report.error, undefined)
+    assert.ok((report.end.sum_received?.bytes ?? 0) > 1_000_000)
+    assert.deepEqual(socketsOf(onStream.pid), sockets, 'QEMU has the connection that it had')
+    for (const name of ['g1', 'g2', 'g3', 'host']) assert.equal((await wiring.port(name)).state, 'up')
+    for (const guest of [onStream, onDatagrams, onTap]) await guest.run(`ping -c 2 -W 5 ${host.ip}`)
   })
 })

@@ -1,6 +1,6 @@
 /**
  * The QEMU stream port against peers that are no QEMU: framing in every cut, peers that do not read, lengths that lie,
- * and connections that end and begin again.
+ * connections that end and begin again, and those that go on although the process behind them was killed.
  */
 import assert from 'node:assert/strict'
 import { existsSync } from 'node:fs'
@@ -268,6 +268,62 @@ describe('connections that end and begin again', needs('weft'), () => {
       await until('the port is down', async () => (await wiring.port('g3')).state !== 'up')
     }
     other.close()
+  })
+})
+
+describe('streams whose shard is killed', needs('weft'), () => {
+  let wiring: Wiring
+  before(async () => {
+    wiring = await Wiring.open()
+  })
+  after(() => wiring?.close())
+
+  it('go on within a frame: the same connections, every frame whole, and no more lost than were in work', async () => {
+    const kills = 4
+    const paths = ['g1', 'g2'].map((name) => join(wiring.lab.folder, `${name}.sock`)) as [string, string]
+    for (const [n, path] of paths.entries()) await wiring.add(`g${n + 1}`, `--kind qemu --path ${path}`)
+    const first = await StreamPeer.connect(paths[0])
+    const second = await StreamPeer.connect(paths[1])
+    await wiring.weft.waitPort('lan', 'g2', 'up')
+    await second.send(marked(broadcast, two, 'g2 is two'))
+    await first.see('the first broadcast', (frame) => carries(frame, 'g2 is two'))
+    const filler = '#'.repeat(1200)
+    let sent = 0
+    let isOver = false
+    const flood = async (): Promise<void> => {
+      while (!isOver) {
+        const frames = Array.from({ length: 50 }, () => marked(two, one, `no ${sent++}. ${filler}`))
+        await first.sendBytes(concat(...frames.map((frame) => framed(frame))))
+        await pause(1)
+      }
+    }
+    const flooding = flood()
+    for (let n = 0; n < kills; n++) {
+      await pause(300)
+      await wiring.weft.killShard()
+      const seen = `no ${sent}.`
+      await second.see('frames after the kill', (frame) => carries(frame, seen))
+    }
+    isOver = true
+    await flooding
+    await second.see('the last frame', (frame) => carries(frame, `no ${sent - 1}.`))
+    const numbers: number[] = []
+    for (const frame of second.received) {
+      assert.equal(typeOf(frame), experiment)
+      const text = Buffer.from(frame.subarray(14)).toString('latin1')
+      const match = /^no (\d+)\. (#+)/.exec(text)
+      if (match) numbers.push(Number(match[1]))
+      if (match) assert.equal(match[2]?.length, filler.length)
+    }
+    for (let n = 1; n < numbers.length; n++)
+      assert.ok(Number(numbers[n]) > Number(numbers[n - 1]), 'in order, none twice')
+    const drops = (await wiring.port('g1')).drops
+    const lost = sent - numbers.length - ((await wiring.port('g2')).drops['queue-full'] ?? 0)
+    assert.ok(lost <= kills * 256, `${lost} of ${sent} are lost, ${JSON.stringify(drops)}`)
+    assert.ok(!first.closed && !second.closed, 'nobody was hung up on')
+    for (const name of ['g1', 'g2']) assert.equal((await wiring.port(name)).state, 'up')
+    first.close()
+    second.close()
   })
 })
 

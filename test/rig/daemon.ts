@@ -33,7 +33,14 @@ export interface FdbEntry {
 }
 
 export interface Status {
-  shards: { pid?: number; pool: { slots: number; free: number } }[]
+  shards: {
+    index: number
+    pid: number
+    restarts: number
+    networks: number
+    ports: number
+    pool: { slots: number; free: number }
+  }[]
 }
 
 export class Weft {
@@ -41,7 +48,8 @@ export class Weft {
   readonly state: string
   readonly namespace: Namespace | null
   private program: Background | null = null
-  private readonly extra: readonly string[]
+  /** further options of `weft up`, for the next start */
+  extra: readonly string[]
 
   private constructor(folder: string, namespace: Namespace | null, extra: readonly string[]) {
     this.socket = join(folder, 'weft.sock')
@@ -153,6 +161,17 @@ export class Weft {
   async kill(): Promise<void> {
     await this.program?.stop('SIGKILL')
     this.program = null
+  }
+
+  /** kill -9 to a shard's process; resolves when another runs in its place. */
+  async killShard(index = 0): Promise<void> {
+    const before = (await this.json<Status>('status')).shards[index]
+    if (!before?.pid) throw new Error(`there is no shard ${index}`)
+    process.kill(before.pid, 'SIGKILL')
+    await until('another process runs the shard', async () => {
+      const now = (await this.json<Status>('status')).shards[index]
+      return now?.restarts === (before.restarts ?? 0) + 1 && now.pid !== 0 && now.pid !== before.pid
+    })
   }
 
   private failure(command: string, result: Result): Error {

@@ -83,7 +83,8 @@ export class OutsideWorld {
     this.probe = probe
   }
 
-  static async open(): Promise<OutsideWorld> {
+  /** @param daemon further options of `weft up` */
+  static async open(daemon: string[] = []): Promise<OutsideWorld> {
     const lab = await Lab.open()
     try {
       const space = await lab.namespace('sw', { ipv6: true })
@@ -101,7 +102,7 @@ export class OutsideWorld {
       await outside.run('sysctl', ['-q', '-w', 'net.ipv4.ip_forward=1', 'net.ipv6.conf.all.forwarding=1'])
       // what a test provokes must not be silenced by the kernel's own limits
       for (const one of [outside, behind]) await one.run('sysctl', ['-q', '-w', 'net.ipv4.icmp_ratelimit=0'])
-      const weft = await Weft.start(lab, space)
+      const weft = await Weft.start(lab, space, 'weft', daemon)
       return new OutsideWorld(lab, weft, space, outside, behind, await Probe.build(lab))
     } catch (error) {
       await lab.close()

@@ -96,6 +96,11 @@ export function integerOrNone(text: string): number | 'none' {
   return text === 'none' ? 'none' : integer(text)
 }
 
+/** The same for an option that the word `auto` leaves to the daemon. */
+export function integerOrAuto(text: string): number | 'auto' {
+  return text === 'auto' ? text : integer(text)
+}
+
 /** Paths are the user's, the daemon has another working folder. */
 export function filePath(text: string): string {
   return resolve(text)

@@ -49,12 +49,19 @@ function statusList(report: StatusReport): string {
     ['networks', `${networks.active} active of ${networks.defined}`],
     ['ports', `${ports.up} up, ${ports.down} down, ${ports.error} in error`],
     ...report.shards.map(
-      ({ index, pid, restarts, pool, fdb, neighbors, connections }) =>
+      ({ index, pid, restarts, networks: carried, ports: theirs, pool, fdb, neighbors, connections }) =>
         [
           `shard ${index}`,
-          `process ${pid}, ${restarts} restarts, ${pool.free} of ${pool.slots} slots free, ` +
-            `${fdb.used} of ${fdb.capacity} addresses, ${neighbors.used} of ${neighbors.capacity} neighbors, ` +
+          [
+            `process ${pid}`,
+            `${restarts} restarts`,
+            `${carried} networks`,
+            `${theirs} ports`,
+            `${pool.free} of ${pool.slots} slots free`,
+            `${fdb.used} of ${fdb.capacity} addresses`,
+            `${neighbors.used} of ${neighbors.capacity} neighbors`,
             `${connections.used} of ${connections.capacity} connections`,
+          ].join(', '),
         ] as const,
     ),
     ...report.problems.map((problem) => ['problem', problem] as const),

@@ -4,7 +4,7 @@
 import { readFileSync } from 'node:fs'
 import type { Command } from 'commander'
 import type { Methods, NetworkStatus, Subnet, UplinkStatus } from '../client.js'
-import { type Session, UsageError, defined, integer, talking } from './command.js'
+import { type Session, UsageError, defined, integer, integerOrAuto, talking } from './command.js'
 import { list, table } from './table.js'
 
 export function addNetworkCommands(weft: Command): void {
@@ -26,6 +26,7 @@ export function addNetworkCommands(weft: Command): void {
     .option('--domain <name>', 'DNS domain of the guests (default: NAME.internal)')
     .option('--mtu <bytes>', 'bytes of an IP packet', integer)
     .option('--fdb-age <seconds>', 'how long an address is remembered', integer)
+    .option('--shard <n|auto>', 'the shard that carries it, from 0 on (default: the least used)', integerOrAuto)
     .option('--autostart', 'start it with the daemon even if it was stopped')
     .option('--transient', 'forget it when it stops')
 
@@ -60,6 +61,7 @@ export function addNetworkCommands(weft: Command): void {
     .option('--domain <name|none>', 'DNS domain of the guests')
     .option('--mtu <bytes>', 'bytes of an IP packet', integer)
     .option('--fdb-age <seconds>', 'how long an address is remembered', integer)
+    .option('--shard <n|auto>', 'pin it to a shard, and move it there; auto: no longer', integerOrAuto)
     .option('--autostart', 'start it with the daemon')
     .option('--no-autostart', 'do not')
 
@@ -90,7 +92,7 @@ const several = (one: string, all: string[] = []): string[] => [...all, one]
 
 /** The options of `network set` as the API names them. */
 function changes(options: Record<string, unknown>): Record<string, unknown> {
-  const { mode, subnet, addSubnet, removeSubnet, uplink, dhcp, domain, mtu, fdbAge, autostart } = options
+  const { mode, subnet, addSubnet, removeSubnet, uplink, dhcp, domain, mtu, fdbAge, shard, autostart } = options
   return defined({
     mode,
     subnets: subnet,
@@ -101,6 +103,7 @@ function changes(options: Record<string, unknown>): Record<string, unknown> {
     domain: domain === 'none' ? null : domain,
     mtu,
     fdbAgeSeconds: fdbAge,
+    shard: shard === 'auto' ? null : shard,
     autostart,
   })
 }
@@ -118,6 +121,7 @@ async function create(session: Session, [name = '']: string[], options: Record<s
   })
   const document = fromFile ? ((await readNetwork(name)) as object) : { name }
   if (settings.domain === 'none') settings.domain = null
+  if (settings.shard === 'auto') settings.shard = null
   const params = { ...document, ...settings } as Methods['network.create']['params']
   const result = await session.call('network.create', params)
   session.print(result, `network ${result.name} is active`)
@@ -169,8 +173,15 @@ function networkList(one: NetworkStatus): string {
     ...(one.uplinkStatus === null ? [] : uplinkLines(one.uplinkStatus)),
     ['mtu', String(one.mtu)],
     ['fdb age', `${one.fdbAgeSeconds} s`],
+    ['shard', shardText(one)],
     ['ports', String(one.ports)],
   ])
+}
+
+/** Where it shall run, and where it does, which differs if it is pinned to a shard that this daemon does not have. */
+function shardText({ shard, runsOn }: NetworkStatus): string {
+  const wish = shard === null ? 'automatic' : `pinned to ${shard}`
+  return runsOn === null ? wish : `${runsOn} (${wish})`
 }
 
 function subnetLine({ cidr, gateway, dhcp }: Subnet): string {

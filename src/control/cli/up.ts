@@ -16,6 +16,7 @@ interface UpOptions {
   tlsKey?: string
   group?: string
   config?: string
+  shards: string
   logLevel: LogLevel
 }
 
@@ -30,6 +31,7 @@ export function addUpCommand(weft: Command): void {
     .option('--tls-key <file>', 'its key', filePath)
     .option('--group <name>', 'members of this group may give commands too')
     .option('--config <file>', 'networks that must be as this YAML or JSON file says', filePath)
+    .option('--shards <n>', 'processes that networks are spread over, up to one a core', '1')
     .addOption(command.createOption('--log-level <level>', 'what to log').choices(LOG_LEVELS).default('info'))
     .action(async () => {
       const options = command.opts<UpOptions>()
@@ -39,6 +41,8 @@ export function addUpCommand(weft: Command): void {
 }
 
 async function up(options: UpOptions & { socket: string }): Promise<void> {
+  const { parseShards } = await import('../placement.js')
+  const shards = parseShards(options.shards)
   const log = new Log(options.logLevel)
   let end: (reason: string, status: number) => void = () => {}
   const ending = new Promise<{ reason: string; status: number }>((resolve) => {
@@ -70,6 +74,7 @@ async function up(options: UpOptions & { socket: string }): Promise<void> {
       native,
       fabric: () =>
         createFabric({
+          shards,
           stateFolder: options.state,
           onGivenUp: (reason) => end(reason, 1),
           onProblem: (reason) => log.warn(reason),

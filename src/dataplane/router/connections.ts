@@ -49,6 +49,8 @@ const {
   CONN_END,
   CONN_GENERATION,
   CONN_MAPPING,
+  CONN_MAP_NEXT,
+  CONN_MAP_PREVIOUS,
   CONN_NEIGHBOR,
   CONN_OWNER,
   CONN_REPLY_NEIGHBOR,
@@ -184,9 +186,7 @@ export class Connections {
       this.header[HEADER_CONNECTIONS_REFUSED]++
       return -1
     }
-    let entry = this.end
-    if (this.freeCount > 0) entry = this.free[--this.freeCount]
-    else words[CONN_END] = ++this.end
+    const entry = this.takeFree()
     const at = entry << CONNECTION_SHIFT
     for (let word = 0; word < CONN_END; word++) words[at + word] = 0
     words[at + CONN_ZONES] = zone | (replyZone << 12) | (flow.protocol << 24)
@@ -201,6 +201,38 @@ export class Connections {
     this.lists.enter(entry)
     this.header[HEADER_CONNECTIONS_USED]++
     this.header[HEADER_CONNECTIONS_MADE]++
+    return entry
+  }
+
+  /**
+   * Takes an entry over from another shard's table, as it stands in a record (`transfer.ts`). It keeps its state and
+   * counters; the way it goes, its lists and its mapping are found anew. Those of one owner come oldest first.
+   * @param at of the record's first word
+   * @param now by which its ages become seconds
+   * @returns the entry; -1, counted: there is no room
+   */
+  takeIn(record: Int32Array, at: number, now: number): number {
+    const { words, header } = this
+    if (this.freeCount === 0 && this.end >= this.capacity && !this.evict(this.lists.least())) {
+      header[HEADER_CONNECTIONS_REFUSED]++
+      return -1
+    }
+    const entry = this.takeFree()
+    const to = entry << CONNECTION_SHIFT
+    for (let word = 0; word < CONN_END; word++) if (word !== CONN_STATUS) words[to + word] = record[at + word]
+    words[to + CONN_SEEN] = Math.max(0, now - record[at + CONN_SEEN])
+    words[to + CONN_CREATED] = Math.max(0, now - record[at + CONN_CREATED])
+    words[to + CONN_NEIGHBOR] = words[to + CONN_REPLY_NEIGHBOR] = words[to + CONN_GENERATION] = 0
+    words[to + CONN_MAPPING] = words[to + CONN_MAP_NEXT] = words[to + CONN_MAP_PREVIOUS] = 0
+    words[to + CONN_STATUS] = record[at + CONN_STATUS] // last: see above
+    if (!this.isWhole(to)) {
+      words[to + CONN_STATUS] = 0
+      this.free[this.freeCount++] = entry
+      return -1
+    }
+    this.keys.add(entry)
+    this.lists.enter(entry)
+    header[HEADER_CONNECTIONS_USED]++
     return entry
   }
 
@@ -271,6 +303,28 @@ export class Connections {
     return removed
   }
 
+  /**
+   * Forgets connections that are of a chosen zone in either direction, a piece at a time.
+   * @param chosen by zone: 1 if it is
+   * @param from entry
+   * @param slots entries to look at, and `limit` those to forget, at most
+   * @returns the entry to go on from; -1: that was the last
+   */
+  discard(chosen: Uint8Array, from: number, slots: number, limit: number): number {
+    const { words } = this
+    let left = limit
+    let entry = from
+    for (; entry < this.end && entry < from + slots && left > 0; entry++) {
+      const at = entry << CONNECTION_SHIFT
+      const zones = words[at + CONN_ZONES]
+      if ((words[at + CONN_STATUS] & STATUS_LIVE) === 0) continue
+      if ((chosen[zones & 0xfff] | chosen[(zones >> 12) & 0xfff]) === 0) continue
+      this.remove(entry)
+      left--
+    }
+    return entry < this.end ? entry : -1
+  }
+
   /** Forgets the connections of an owner: its port is gone. Returns how many. */
   flushOwner(owner: number): number {
     const { lists } = this
@@ -296,6 +350,14 @@ export class Connections {
       }
     }
     return false
+  }
+
+  /** A free entry; there must be one. */
+  private takeFree(): number {
+    if (this.freeCount > 0) return this.free[--this.freeCount]
+    const entry = this.end
+    this.words[CONN_END] = ++this.end
+    return entry
   }
 
   private isExpired(entry: number, now: number): boolean {

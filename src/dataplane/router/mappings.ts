@@ -177,6 +177,51 @@ export class Mappings {
     return this.claim(zone, flow, outside, port, owner, now)
   }
 
+  /**
+   * Takes a mapping over from another shard's table, as it stands in a record (`transfer.ts`); its connections are
+   * attached as they come. Idle ones come oldest first.
+   * @param at of the record's first word
+   * @param now by which its age becomes seconds
+   * @returns the mapping; -1, counted: there is no room, or its port is another's
+   */
+  takeIn(record: Int32Array, at: number, now: number): number {
+    const { words } = this
+    const isTaken = this.isOutsideTaken(record, at)
+    const isFull = this.header[HEADER_MAPPINGS_USED] >= this.capacity
+    if (isTaken || (isFull && !this.giveWay(this.idle.oldestOfFullest()))) return this.refuse()
+    const mapping = this.takeFree()
+    const to = mapping << MAPPING_SHIFT
+    for (let word = MAP_PORTS; word <= MAP_OWNER; word++) words[to + word] = record[at + word]
+    words[to + MAP_CONNECTIONS] = 0
+    words[to + MAP_KEY] = record[at + MAP_KEY] // last, as in `claim`
+    this.enter(mapping)
+    const range = this.rangeOf(to)
+    if (range !== null) range.take(record[at + MAP_PORTS] & 0xffff)
+    this.linkIdle(mapping, Math.max(0, now - record[at + MAP_IDLE_SINCE]))
+    return mapping
+  }
+
+  /**
+   * Forgets idle mappings of chosen zones, a piece at a time; their connections must have gone before.
+   * @param chosen by zone: 1 if it is
+   * @param from entry
+   * @param slots entries to look at, and `limit` those to forget, at most
+   * @returns the entry to go on from; -1: that was the last
+   */
+  discard(chosen: Uint8Array, from: number, slots: number, limit: number): number {
+    const { words } = this
+    let left = limit
+    let mapping = from
+    for (; mapping < this.end && mapping < from + slots && left > 0; mapping++) {
+      const at = mapping << MAPPING_SHIFT
+      const key = words[at + MAP_KEY]
+      if (key === 0 || words[at + MAP_CONNECTIONS] !== 0 || chosen[key & 0xfff] === 0) continue
+      this.erase(mapping)
+      left--
+    }
+    return mapping < this.end ? mapping : -1
+  }
+
   /** The mapping that has a packet's destination as its outside; -1: none. */
   findOutside(zone: number, flow: Flow): number {
     const { destination0, destination1, destination2, destination3 } = flow
@@ -326,8 +371,7 @@ export class Mappings {
 
   private claim(zone: number, flow: Flow, outside: OutsideAddress, port: number, owner: number, now: number): number {
     const { words } = this
-    const mapping = this.freeCount > 0 ? this.free[--this.freeCount] : this.end
-    if (mapping === this.end) words[MAP_END] = ++this.end
+    const mapping = this.takeFree()
     const at = mapping << MAPPING_SHIFT
     words[at + MAP_PORTS] = (flow.sourcePort << 16) | port
     words[at + MAP_INSIDE] = flow.source0
@@ -342,6 +386,14 @@ export class Mappings {
     const range = this.rangeOf(at)
     if (range !== null) range.take(port)
     this.linkIdle(mapping, now)
+    return mapping
+  }
+
+  /** A free entry; there must be one. */
+  private takeFree(): number {
+    if (this.freeCount > 0) return this.free[--this.freeCount]
+    const mapping = this.end
+    this.words[MAP_END] = ++this.end
     return mapping
   }
 
@@ -447,21 +499,18 @@ export class Mappings {
     const owner = words[at + MAP_OWNER]
     if ((family !== 4 && family !== 6) || (key & 0xfff) >= NETWORKS_MAX || owner < 0 || owner >= this.portRows)
       return false
+    return !this.isOutsideTaken(words, at)
+  }
+
+  /** Whether a mapping is known that has the outside address and port of the entry that stands in `from`. */
+  private isOutsideTaken(from: Int32Array, at: number): boolean {
     const ip = at + MAP_OUTSIDE
-    return (
-      this.keys.findOutside(
-        key,
-        words[at + MAP_PORTS] & 0xffff,
-        words[ip],
-        words[ip + 1],
-        words[ip + 2],
-        words[ip + 3],
-      ) < 0
-    )
+    const port = from[at + MAP_PORTS] & 0xffff
+    return this.keys.findOutside(from[at + MAP_KEY], port, from[ip], from[ip + 1], from[ip + 2], from[ip + 3]) >= 0
   }
 
   /** Whether a connection of these CONN_ZONES can have a mapping. */
-  private isOf(mapping: number, zones: number): boolean {
+  isOf(mapping: number, zones: number): boolean {
     if (mapping < 0 || mapping >= this.end) return false
     const key = this.words[(mapping << MAPPING_SHIFT) + MAP_KEY]
     return key !== 0 && (key & 0xfff) === (zones & 0xfff) && ((key >>> 12) & 0xff) === zones >>> 24

@@ -64,7 +64,7 @@ export const FLAG_BOUND = 1
 /** Bound without a MAC: any of the port's. */
 export const FLAG_ANY_MAC = 2
 /** Its MAC is known. */
-const FLAG_MAC = 4
+export const FLAG_MAC = 4
 
 const REACHABLE_SECONDS = 30
 const FAILED_SECONDS = 3
@@ -334,6 +334,47 @@ export class Neighbors {
     if (entry < 0 || !this.isBound(entry)) return false
     this.remove(entry, DROP_NO_NEIGHBOR)
     return true
+  }
+
+  /**
+   * Takes an entry over from another shard's table, as it stands in a record (`transfer.ts`). Those of one port come
+   * oldest first.
+   * @param at of the record's first word
+   * @param now by which its age becomes seconds
+   * @returns false: there is no room
+   */
+  takeIn(record: Int32Array, at: number, now: number): boolean {
+    const { entries } = this
+    const key = record[at + NEIGHBOR_KEY]
+    const segment = (key & 0xffff) - 1
+    const family = key >>> 16
+    const ip = at + NEIGHBOR_IP
+    if (this.find(segment, family, record[ip], record[ip + 1], record[ip + 2], record[ip + 3]) >= 0) return true
+    if (this.freeCount === 0) this.evict(this.ranking.first())
+    const port = record[at + NEIGHBOR_PORT]
+    const entry = this.take(segment, family, record[ip], record[ip + 1], record[ip + 2], record[ip + 3], port)
+    if (entry < 0) return false
+    entries[entry + NEIGHBOR_MAC_LOW] = record[at + NEIGHBOR_MAC_LOW]
+    entries[entry + NEIGHBOR_MAC_HIGH] = record[at + NEIGHBOR_MAC_HIGH]
+    entries[entry + NEIGHBOR_FLAGS] = record[at + NEIGHBOR_FLAGS]
+    // who was being asked is asked again when the next packet comes
+    entries[entry + NEIGHBOR_STATE] = record[at + NEIGHBOR_STATE] === STATE_REACHABLE ? STATE_REACHABLE : STATE_STALE
+    entries[entry + NEIGHBOR_CONFIRMED] = Math.max(0, now - record[at + NEIGHBOR_CONFIRMED])
+    this.link(entry)
+    if (this.isBound(entry) && family === 4) this.bound4[port]++
+    return true
+  }
+
+  /** Drops the packets that wait for neighbors of a chosen segment (`chosen` holds 1). */
+  dropWaiting(chosen: Uint8Array): void {
+    const { entries } = this
+    for (let entry = 0; entry < this.capacity << NEIGHBOR_SHIFT; entry += ENTRY_WORDS) {
+      if (entries[entry + NEIGHBOR_WAITING] === 0 || chosen[(entries[entry + NEIGHBOR_KEY] & 0xffff) - 1] !== 1)
+        continue
+      this.takeWaiting(entry)
+      for (let i = 0; i < this.releasedCount; i++) this.pool.drop(this.released[i], DROP_NO_NEIGHBOR)
+      this.releasedCount = 0
+    }
   }
 
   private restart(entry: number, now: number): void {
