@@ -62,6 +62,10 @@ export class VhostUserGuest {
     return this.features !== null
   }
 
+  get hasMemory(): boolean {
+    return !this.memory.isEmpty
+  }
+
   /** Frames flow in one direction at least. */
   get isRunning(): boolean {
     return this.rings.some((ring) => ring.isRunning)

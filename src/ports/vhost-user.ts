@@ -74,7 +74,12 @@ export class VhostUserDevice implements Device {
     return this.options.client && this.link
   }
 
-  check(): void {}
+  check(): void {
+    const guest = this.session?.guest
+    // a driver that starts agrees on features first; memory follows at once, unless there is none to share
+    if (guest?.hasFeatures && !guest.hasMemory)
+      this.socket.report('down', `${this.name}: QEMU shares no memory with the card: see the -object of weft qemu`)
+  }
 
   setMtu(): void {}
 
@@ -96,20 +101,32 @@ export class VhostUserDevice implements Device {
 
   private listen(): void {
     this.listening = check(native.listenUnix(this.options.path, SOCKET_MODE), this.name)
-    this.watch = check(
-      native.watch(this.listening, () => this.accept()),
-      this.name,
-    )
+    this.watch = native.watch(this.listening, () => this.accept())
+    if (this.watch < 0) {
+      const failure = new SystemFailure(-this.watch, this.name)
+      this.closeAll()
+      throw failure
+    }
     this.socket.report('down', `${this.name}: nobody is connected`)
   }
 
   private accept(): void {
     const fd = native.accept(this.listening)
-    if (fd < 0) return
+    if (fd < 0) {
+      // with no descriptors left it would be asked again at once, without end
+      if (fd === -EMFILE || fd === -ENFILE) this.giveWay(new SystemFailure(-fd, this.name))
+      return
+    }
     // one that comes again may be faster than the news that its last connection ended
     if (this.session && native.peerGone(this.session.fd)) this.unplug()
     if (this.session) native.close(fd)
     else this.plugIn(fd)
+  }
+
+  private giveWay(failure: SystemFailure): void {
+    this.closeAll()
+    this.socket.report('error', failure.message)
+    this.socket.openLater()
   }
 
   private plugIn(fd: number): void {
@@ -164,4 +181,6 @@ export class VhostUserDevice implements Device {
 }
 
 const EFAULT = 14
+const ENFILE = 23
+const EMFILE = 24
 const EPROTO = 71

@@ -90,9 +90,16 @@ describe('guests that share their memory', wants, () => {
     }
   }
 
-  async function shardPid(): Promise<number> {
+  /** Waits until megabytes have gone to a port. */
+  async function flows(network: string, port: string): Promise<void> {
+    const sent = async (): Promise<number> => (await routed.weft.port(network, port)).transmit.bytes
+    const start = await sent()
+    await until('the load flows', async () => (await sent()) > start + 5_000_000)
+  }
+
+  async function shardPids(): Promise<number[]> {
     const { shards } = await routed.weft.json<Status>('status')
-    return shards[0]?.pid ?? 0
+    return shards.map(({ pid }) => pid ?? 0)
   }
 
   /** Connected sockets of a process: one that connects again has others. */
@@ -116,14 +123,22 @@ describe('guests that share their memory', wants, () => {
     const count = (what: string): void => {
       counts[what] = (counts[what] ?? 0) + 1
     }
-    for (const [name, pid] of [['daemon', routed.weft.pid] as const, ['shard', await shardPid()] as const]) {
+    const processes = new Map([['daemon', routed.weft.pid]])
+    for (const [index, pid] of (await shardPids()).entries()) processes.set(`shard ${index}`, pid)
+    for (const [name, pid] of processes) {
       for (const fd of readdirSync(`/proc/${pid}/fd`))
         count(`${name} ${link(`/proc/${pid}/fd/${fd}`).replace(/[0-9]+/g, 'N')}`)
       for (const line of readFileSync(`/proc/${pid}/maps`, 'utf8').split('\n'))
         if (/memfd:|\/dev\/shm/.test(line)) count(`${name} maps`)
     }
-    delete counts['shard anon_inode:[io_uring]'] // of a TAP, made at its first flood
-    return counts
+    // made by a TAP's first flood
+    return Object.fromEntries(Object.entries(counts).filter(([what]) => !what.includes('io_uring')))
+  }
+
+  /** Regions of guests' memory that shards have mapped. */
+  async function guestMaps(): Promise<number> {
+    const counts = Object.entries(await held()).filter(([what]) => /^shard \d maps$/.test(what))
+    return counts.reduce((sum, [, count]) => sum + count, 0)
   }
 
   before(async () => {
@@ -134,7 +149,7 @@ describe('guests that share their memory', wants, () => {
         autostart: true,
       },
       ['198.51.100.1/24'],
-      { resolvers: '# none\n' },
+      { resolvers: '# none\n', daemon: ['--shards', '2'] },
     )
     routed = network
     outside = space
@@ -223,12 +238,17 @@ describe('guests that share their memory', wants, () => {
     await reaches('g1', wide.g2)
   })
 
-  it('go on when the daemon is killed and started again', async () => {
+  it('go on, with their TCP connections, when the daemon is killed and started again', async () => {
     const uptime = async (name: Name): Promise<number> => Number.parseFloat(await guest(name).run('cat /proc/uptime'))
     const earlier = await Promise.all([uptime('g1'), uptime('g2')])
+    await reaches('g1', wide.g2)
+    await serve('g2', 5304)
+    const load = guest('g1').run(`iperf3 -c ${wide.g2} -p 5304 -J -t 8`, 90)
+    await flows('wide', 'g2w')
     await routed.weft.kill()
     await pause(300)
     await routed.weft.start()
+    judge(await load, 10)
     await box.configure()
     for (const name of ['g1', 'g2'] as const) {
       await reaches(name, addresses.box)
@@ -241,23 +261,49 @@ describe('guests that share their memory', wants, () => {
     await tcp(addresses.g2, 20)
   })
 
-  it('lose some frames and nothing else when the shard is killed under load', async () => {
+  it('lose some frames and nothing else when the shards are killed under load', async () => {
     const earlier = [sockets(guest('g1').pid), sockets(guest('g2').pid)]
+    const receiver = outside.spawn('iperf3', ['-s', '-1', '-p', '5305'])
     await serve('g2', 5302)
     const load = guest('g1').run(`iperf3 -c ${addresses.g2} -p 5302 -J -t 8`, 90)
-    const download = box.space.spawn('ping', ['-q', '-i', '0.1', '-c', '60', addresses.g2])
-    for (let kill = 0; kill < 2; kill++) {
-      await pause(1500)
-      const pid = await shardPid()
+    const byNat = guest('g2').run('iperf3 -c 198.51.100.1 -p 5305 -J -t 8', 90)
+    await flows('lan', 'g2')
+    const pinging = box.space.spawn('ping', ['-q', '-i', '0.1', '-c', '60', addresses.g2])
+    for (const index of [0, 1]) {
+      await pause(1000)
+      const pid = (await shardPids())[index]
       process.kill(pid, 'SIGKILL')
-      await until('another shard works', async () => ![0, pid].includes(await shardPid()))
+      await until('another shard works', async () => ![0, pid].includes((await shardPids())[index]))
     }
     judge(await load, 10)
-    await download.exited
-    const received = Number(/(\d+) received/.exec(download.stdout)?.[1] ?? 0)
-    assert.ok(received >= 30, download.stdout)
+    judge(await byNat, 10)
+    await pinging.exited
+    await receiver.stop('SIGKILL')
+    const received = Number(/(\d+) received/.exec(pinging.stdout)?.[1] ?? 0)
+    assert.ok(received >= 30, pinging.stdout)
     assert.deepEqual([sockets(guest('g1').pid), sockets(guest('g2').pid)], earlier, 'nobody connected again')
     for (const name of ['g1', 'g2']) assert.equal((await routed.weft.port('lan', name)).state, 'up')
+  })
+
+  it('move to another shard while frames flow', async () => {
+    const { weft } = routed
+    const earlier = [sockets(guest('g1').pid), sockets(guest('g2').pid)]
+    const pinging = guest('g2').exec(`ping -i 0.1 -c 60 -W 2 ${wide.g1}`, 60)
+    for (const shard of ['0', '1', '0', 'auto']) {
+      await pause(700)
+      await weft.do(`network set wide --shard ${shard}`)
+    }
+    const received = Number(/(\d+) packets received/.exec((await pinging).output)?.[1])
+    assert.ok(received >= 55, `${received} of 60`)
+    await serve('g2', 5306)
+    const load = guest('g1').run(`iperf3 -c ${addresses.g2} -p 5306 -J -t 5`, 90)
+    await flows('lan', 'g2')
+    for (const shard of ['1', '0', 'auto']) {
+      await weft.do(`network set lan --shard ${shard}`)
+      await pause(500)
+    }
+    judge(await load, 10)
+    assert.deepEqual([sockets(guest('g1').pid), sockets(guest('g2').pid)], earlier, 'nobody connected again')
   })
 
   it('carry on in the new processes', async () => {
@@ -294,11 +340,11 @@ describe('guests that share their memory', wants, () => {
   })
 
   it('get more memory while frames flow', async () => {
-    const mapped = (await held())['shard maps']
+    const mapped = await guestMaps()
     const pinging = guest('g2').exec(`ping -i 0.1 -c 40 -W 2 ${addresses.g1}`, 60)
     await guest('g1').monitor('object_add memory-backend-memfd,id=more,size=64M,share=on')
     assert.equal((await guest('g1').monitor('device_add pc-dimm,id=dimm,memdev=more')).includes('Error'), false)
-    assert.equal((await held())['shard maps'], mapped + 2, 'one region more for each card')
+    assert.equal(await guestMaps(), mapped + 2, 'one region more for each card')
     assert.match((await pinging).output, /40 packets transmitted, 40 packets received/)
   })
 
@@ -409,6 +455,12 @@ describe('guests that share their memory', wants, () => {
     await until('it is counted', async () => (await dropped('bad-descriptor')) > earlier + 1)
     assert.equal((await weft.port('wide', 'peer')).state, 'up')
     peer.close()
+    for (let round = 0; round < 100; round++) {
+      const hasty = FrontEnd.connect(path('peer'))
+      await hasty.greet()
+      await hasty.start()
+      hasty.close()
+    }
     await weft.waitPort('wide', 'peer', 'down')
   }
 

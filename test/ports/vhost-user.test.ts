@@ -462,6 +462,19 @@ describe('connections', () => {
     assert.equal(socket.state, 'down: nobody is connected; the last peer left without agreeing on features')
   })
 
+  it('one whose driver starts without memory is told of', async () => {
+    make()
+    const peer = await greeted()
+    device.check()
+    assert.equal(socket.state, "down: the guest's driver has not started")
+    await peer.done(wire.SET_FEATURES, word(FEATURES))
+    device.check()
+    assert.match(socket.state, /^down: QEMU shares no memory/)
+    await peer.start()
+    device.check()
+    assert.equal(socket.state, 'up')
+  })
+
   it('the client connects, and again after its peer has gone', async () => {
     make({ client: true, poll: true, offloads: false })
     assert.throws(() => device.open(), { code: 'ENOENT' })

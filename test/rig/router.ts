@@ -47,6 +47,7 @@ export type Definition = Record<string, unknown>
 
 export interface RouteOptions {
   resolvers?: string // what the daemon finds in /etc/resolv.conf; else the machine's
+  daemon?: string[] // further options of `weft up`
 }
 
 /** What has root, TAPs and the compiled daemon; tests add the programs they use. */
@@ -72,14 +73,14 @@ export class Routed extends Wiring {
 
   private static async begin(
     definition: Definition,
-    { resolvers, addresses }: RouteOptions & { addresses?: readonly string[] },
+    { resolvers, daemon, addresses }: RouteOptions & { addresses?: readonly string[] },
   ): Promise<{ routed: Routed; outside: Namespace | null }> {
     const lab = await Lab.open()
     try {
       const space = await lab.namespace('sw', { ipv6: true })
       if (resolvers !== undefined) writeResolvers(space, resolvers)
       const outside = addresses === undefined ? null : await outsideOf(lab, space, addresses)
-      const weft = await Weft.start(lab, space)
+      const weft = await Weft.start(lab, space, 'weft', daemon)
       const routed = new Routed(lab, weft, 'lan')
       await weft.do('network delete default')
       await routed.define({ name: 'lan', mode: 'nat', ...definition })
