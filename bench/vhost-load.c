@@ -4,9 +4,9 @@
  * It is the load of the vhost-user benches where testpmd's flowgen does not do: that writes MAC addresses of its own,
  * the same at both ports, and knows no answers. The ports are DPDK's virtio-user devices, so the driver of the rings is
  * the same. Each frame is an IPv4 datagram to the MAC that is named for its port, from the port's own; there are
- * `--flows` of them, told apart by their source port, and they take turns.
+ * `--flows` of them, told apart by their source port, and they take turns of `--run` frames.
  *
- *   vhost-load EAL-OPTIONS --vdev … --vdev … -- --to MAC,MAC --ip A,B [--size 64] [--flows 64] [--echo]
+ *   vhost-load EAL-OPTIONS --vdev … --vdev … -- --to MAC,MAC --ip A,B [--size 64] [--flows 64] [--run 1] [--echo]
  *
  * Port 0 sends from A to B at MAC 1, port 1 from B to A at MAC 2. With `--echo` port 1 sends nothing of its own: it
  * returns each frame to where it came from, as it came: so through NAT it answers to the translated address. All 42
@@ -50,14 +50,14 @@ struct template {
 struct port {
     struct template *flows;
     struct rte_ether_addr mac;
-    uint32_t next;
+    uint32_t next, turns; /* the flow, and how many frames of it have gone in this turn */
     struct rte_mbuf *waiting[BURST]; /* built and not taken yet */
     uint16_t first, count;
 };
 
 static struct port ports[PORTS];
 static struct rte_mempool *pool;
-static uint32_t flows = 64;
+static uint32_t flows = 64, turn_frames = 1;
 static uint16_t size = 64 - FCS;
 static bool is_echo, is_verified;
 static uint64_t wrong;
@@ -107,6 +107,8 @@ static void fill(struct port *port) {
         memcpy(rte_pktmbuf_mtod(frame, void *), port->flows[port->next].bytes, TEMPLATE);
         frame->data_len = size;
         frame->pkt_len = size;
+        if (++port->turns < turn_frames) continue;
+        port->turns = 0;
         if (++port->next == flows) port->next = 0;
     }
     port->count = BURST;
@@ -199,7 +201,8 @@ static void parse_pair(char *text, const char *name, char *pair[2]) {
 
 int main(int argc, char **argv) {
     static const struct option options[] = {{"to", 1, 0, 't'},    {"ip", 1, 0, 'i'},   {"size", 1, 0, 's'},
-                                            {"flows", 1, 0, 'f'}, {"echo", 0, 0, 'e'}, {0}};
+                                            {"flows", 1, 0, 'f'}, {"run", 1, 0, 'r'},  {"echo", 0, 0, 'e'},
+                                            {0}};
     int taken = rte_eal_init(argc, argv);
     if (taken < 0) refuse("EAL", "not begun");
     argc -= taken;
@@ -222,6 +225,7 @@ int main(int argc, char **argv) {
             break;
         case 's': size = (uint16_t)(number("size", optarg, 64, 1518) - FCS); break;
         case 'f': flows = (uint32_t)number("flows", optarg, 1, FLOWS_MAX - FIRST_PORT); break;
+        case 'r': turn_frames = (uint32_t)number("run", optarg, 1, FLOWS_MAX); break;
         case 'e': is_echo = true; break;
         default: return 2;
         }
