@@ -71,6 +71,7 @@ export class ActiveRouter {
   private readonly host: RouterHost
   private uplink: ActiveUplink | null = null
   private told = ''
+  private portsTail: Promise<unknown> = Promise.resolve()
   private readonly stopWatching: () => void
   private isClosed = false
 
@@ -180,6 +181,28 @@ export class ActiveRouter {
 
   /** Binds what belongs to a port: assigned addresses, and the leases that it holds. */
   async bindPort(name: string): Promise<void> {
+    await this.bindAddresses(name)
+    for (const lease of this.services.leases.list()) if (lease.port === name) await this.bindLease(lease)
+  }
+
+  /**
+   * A port's device came or went. Behind one that is gone nobody holds an address, so its hosts may turn up behind
+   * another, as a guest does that migrates; what the definition says of the port stays, and leases are bound again when
+   * it is back.
+   */
+  portChanged(name: string, isUp: boolean): void {
+    this.portsTail = this.portsTail.then(() => (isUp ? this.bindPort(name) : this.unbindPort(name))).catch(ignore)
+  }
+
+  private async unbindPort(name: string): Promise<void> {
+    const port = this.host.portNumber(name)
+    if (port === null) return
+    await this.leavePort(port)
+    await this.bindAddresses(name)
+    for (const lease of this.services.leases.list()) if (lease.port === name) await this.releaseMac(lease.mac)
+  }
+
+  private async bindAddresses(name: string): Promise<void> {
     const port = this.host.portNumber(name)
     const definition = this.definition.ports.find((one) => one.name === name)
     if (port === null || definition === undefined) return
@@ -188,7 +211,6 @@ export class ActiveRouter {
       const ip = parseIp(text)!
       await this.ask({ do: 'bind', segment: this.zone, ip, macLow: mac.low, macHigh: mac.high, port })
     }
-    for (const lease of this.services.leases.list()) if (lease.port === name) await this.bindLease(lease)
   }
 
   /** A port has gone for good: its leases end. */
@@ -332,10 +354,15 @@ export class ActiveRouter {
   private async unbindLease({ address, mac, port }: Lease): Promise<void> {
     await this.ask({ do: 'unbind', segment: this.zone, ip: address })
     const isStillHeld = this.services.leases.list().some((lease) => lease.mac === mac && lease.port === port)
-    const isFixed =
-      this.definition.ports.some((one) => one.mac === mac) || this.definition.fdb.some((one) => one.mac === mac)
+    if (!isStillHeld) await this.releaseMac(mac)
+  }
+
+  /** A lease's MAC is no longer held fast to its port, unless the definition says where it is. */
+  private async releaseMac(mac: string): Promise<void> {
+    const { ports, fdb } = this.definition
+    if (ports.some((one) => one.mac === mac) || fdb.some((one) => one.mac === mac)) return
     const { low, high } = macWords(mac)
-    if (!isStillHeld && !isFixed) await this.ask({ do: 'forget', low, keyHigh: high, network: this.zone })
+    await this.ask({ do: 'forget', low, keyHigh: high, network: this.zone })
   }
 
   /** Whether the MAC of a lease is held fast to its port. */

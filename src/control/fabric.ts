@@ -345,7 +345,10 @@ class ShardFabric implements Fabric {
     const mac = definition.mac ?? stableMac(uuid, definition.name)
     const port = new ActivePort(number, definition, mtu, mac, network.carrier, (changed, isState) => {
       if (this.numbers.port(number) !== changed) return
-      if (isState) this.emit(network, changed)
+      if (isState) {
+        this.emit(network, changed)
+        network.router?.portChanged(definition.name, changed.state === 'up')
+      }
       // what the device found out may change what the shard must know
       network.configureSoon()
     })

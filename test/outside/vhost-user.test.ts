@@ -367,6 +367,7 @@ describe('guests that share their memory', wants, () => {
       guests.set('g1', other)
       await weft.waitPort('lan', 'm1', 'up')
       await reaches('g1', wide.g2)
+      await reaches('g1', addresses.g2) // where a router guards addresses, too
       await other.run('touch /tmp/enough')
       const sums = await until('the last download is done', async () => {
         const lines = (await other.run('cat /tmp/sums')).split('\n').filter(Boolean)
