@@ -368,7 +368,10 @@ class ShardFabric implements Fabric {
   private async restore(reason: string): Promise<void> {
     try {
       for (const network of this.networks.values()) await network.restore()
-      for (const port of this.numbers.all()) port.reattach()
+      // a frame that comes by one port must find the others
+      this.shard.atOnce(() => {
+        for (const port of this.numbers.all()) port.reattach()
+      })
       this.captures.restart()
       this.tell({ type: 'shard.restarted', shard: this.shard.index, reason })
     } catch {

@@ -183,6 +183,13 @@ export class Shard {
     }
   }
 
+  /** Runs what asks for much: the shard carries no frame before it has done all of it. */
+  atOnce(work: () => void): void {
+    this.ask({ do: 'hold' }).catch(() => undefined)
+    work()
+    this.ask({ do: 'go' }).catch(() => undefined)
+  }
+
   status(): ShardStatus {
     const { header } = this.arena
     return {
