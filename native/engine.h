@@ -111,6 +111,7 @@ struct engine {
     bool uring_refused;
     uint8_t *scratch;        /* SCRATCH_BYTES: a kind may use it within one call */
     struct journal *journal; /* journal.h */
+    uint8_t *peers;          /* 1 << PEER_SHIFT bytes a port, for port_dgram.c */
     struct outgoing sorted[EGRESS_CAPACITY];
     int32_t next[EGRESS_CAPACITY];
     int32_t head[PORTS_MAX], tail[PORTS_MAX], visited[PORTS_MAX];

@@ -50,6 +50,7 @@ enum header_word {
     HEADER_LARGE = 28,
     HEADER_SCRATCH = 29,
     HEADER_JOURNAL = 30,
+    HEADER_PEERS = 31,
     HEADER_FREE_SMALL_COUNT = 32,
     HEADER_FREE_LARGE_COUNT = 33,
     HEADER_NOW = 34,
@@ -118,6 +119,7 @@ enum counter {
     COMPLETED_CHECKSUMS = 5,
 };
 
+#define PEER_SHIFT 7
 #define DROP_SHIFT 6
 enum drop {
     DROP_NO_SLOT = 13,

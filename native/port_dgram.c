@@ -2,7 +2,8 @@
  * Frames over datagram sockets, one frame a datagram, as QEMU's `-netdev dgram` and vfkit speak: no length, no FCS, no
  * virtio_net header. `fd` is bound and receives; `fd_out` is connected to the peer and sends (a unix socket cannot be
  * both for a peer that is not there yet). Without a peer `fd_out` is -1 and every frame is dropped as no-peer,
- * until somebody sends: that is the peer then.
+ * until somebody sends: that is the peer then. Its address is noted in the arena, so that the next process on the same
+ * bound socket knows it, also if the guest has nothing to say.
  *
  * Receive is one recvmmsg() straight into slots. How long a datagram is shows only afterwards, so each gets a small
  * slot and behind it, in a large one, room for the rest at the place where it would stand if the whole frame were
@@ -29,10 +30,12 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "batch.h"
+#include "journal.h"
 #include "queue.h"
 
 #define EXPECT_MIN 4
@@ -45,20 +48,80 @@ struct dgram {
     struct queue queue;
 };
 
-static struct dgram *dgram_of(struct port *port) {
-    if (!port->state) {
-        struct dgram *dgram = calloc(1, sizeof *dgram);
-        if (!dgram) return NULL;
-        dgram->expected = EXPECT_MIN;
-        port->state = dgram;
-    }
-    return port->state;
-}
-
 static void await(struct engine *engine, struct port *port, struct dgram *dgram, bool wanted) {
     if (dgram->awaiting == wanted) return;
     dgram->awaiting = wanted;
     port_await_writable(engine, port, wanted);
+}
+
+/* ---- the peer ---- */
+
+/* The peer that was found for a bound socket. */
+struct peer {
+    uint64_t socket; /* inode number of the bound socket; 0: none was found */
+    uint32_t length; /* of the address */
+    struct sockaddr_un address;
+};
+_Static_assert(sizeof(struct peer) <= 1 << PEER_SHIFT, "PEER_SHIFT");
+
+static struct peer *peer_of(struct engine *engine, const struct port *port) {
+    return (struct peer *)(void *)(engine->peers + ((size_t)port->index << PEER_SHIFT));
+}
+
+static uint64_t number_of(int socket) {
+    struct stat status;
+    return fstat(socket, &status) < 0 ? 0 : status.st_ino;
+}
+
+/*
+ * A socket that sends to this address; -1: there is none. A peer that has connected itself to our path (vfkit, krunkit)
+ * takes datagrams from the bound socket only (unix(7)): then that one is connected.
+ */
+static int connected_to(const struct port *port, const struct sockaddr_un *address, socklen_t length) {
+    const struct sockaddr *any = (const struct sockaddr *)address;
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0) return -1;
+    int error = connect(fd, any, length) < 0 ? errno : 0;
+    if (error == EPERM) {
+        close(fd);
+        fd = fcntl(port->fd, F_DUPFD_CLOEXEC, 0);
+        error = fd < 0 || connect(fd, any, length) < 0 ? errno : 0;
+    }
+    if (!error) return fd;
+    if (fd >= 0) close(fd);
+    return -1;
+}
+
+/* Whoever sends is the peer of a port that has none: frames go where the next datagram came from. */
+static void find_peer(struct engine *engine, struct port *port) {
+    struct sockaddr_un address;
+    socklen_t length = sizeof address;
+    struct peer *peer = peer_of(engine, port);
+    uint8_t byte;
+    if (recvfrom(port->fd, &byte, sizeof byte, MSG_PEEK | MSG_DONTWAIT, (struct sockaddr *)&address, &length) < 0)
+        return;
+    if (length <= offsetof(struct sockaddr_un, sun_path)) return; /* it has no address to answer to */
+    int fd = connected_to(port, &address, length);
+    if (fd < 0) return;
+    port_set_out(engine, port, fd);
+    peer->socket = 0;
+    in_order();
+    memcpy(&peer->address, &address, sizeof address);
+    peer->length = length;
+    in_order();
+    peer->socket = number_of(port->fd);
+}
+
+/* Goes on with the peer that a predecessor has found for the same socket. */
+static int dgram_attach(struct engine *engine, struct port *port) {
+    const struct peer *peer = peer_of(engine, port);
+    struct dgram *dgram = calloc(1, sizeof *dgram);
+    if (!dgram) return ENOMEM;
+    dgram->expected = EXPECT_MIN;
+    port->state = dgram;
+    bool is_known = peer->socket && peer->socket == number_of(port->fd) && peer->length <= sizeof peer->address;
+    if (port->fd_out < 0 && is_known) port->fd_out = connected_to(port, &peer->address, peer->length);
+    return 0;
 }
 
 /* ---- receive ---- */
@@ -123,39 +186,13 @@ static void discard(struct engine *engine, struct port *port, int room) {
     }
 }
 
-/*
- * Whoever sends is the peer of a port that has none: frames go where the next datagram came from. A peer that has
- * connected itself to our path (vfkit, krunkit) takes datagrams from the bound socket only (unix(7)): then that one is
- * connected.
- */
-static void find_peer(struct engine *engine, struct port *port) {
-    struct sockaddr_un peer;
-    socklen_t length = sizeof peer;
-    uint8_t byte;
-    struct sockaddr *any = (struct sockaddr *)&peer;
-    if (recvfrom(port->fd, &byte, sizeof byte, MSG_PEEK | MSG_DONTWAIT, any, &length) < 0) return;
-    if (length <= offsetof(struct sockaddr_un, sun_path)) return; /* it has no address to answer to */
-    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0) return;
-    int error = connect(fd, any, length) < 0 ? errno : 0;
-    if (error == EPERM) {
-        close(fd);
-        fd = fcntl(port->fd, F_DUPFD_CLOEXEC, 0);
-        error = fd < 0 || connect(fd, any, length) < 0 ? errno : 0;
-    }
-    if (!error)
-        port_set_out(engine, port, fd);
-    else if (fd >= 0)
-        close(fd);
-}
-
 static int dgram_receive(struct engine *engine, struct port *port, int32_t *packets, int room) {
     struct mmsghdr messages[PORT_BURST];
     struct iovec spans[PORT_BURST][2];
     struct place places[PORT_BURST];
-    struct dgram *dgram = dgram_of(port);
-    if (!dgram || dgram->peer_gone) { /* once more, for want of room for the event */
-        port_failed(engine, port, dgram ? ECONNREFUSED : ENOMEM);
+    struct dgram *dgram = port->state;
+    if (dgram->peer_gone) { /* once more, for want of room for the event */
+        port_failed(engine, port, ECONNREFUSED);
         return 0;
     }
     if (port->fd_out < 0) find_peer(engine, port);
@@ -222,6 +259,7 @@ static enum refusal refusal_of(int error) {
 
 static void end_sending(struct engine *engine, struct port *port, struct dgram *dgram) {
     dgram->peer_gone = true;
+    peer_of(engine, port)->socket = 0;
     queue_free(&dgram->queue);
     port_failed(engine, port, ECONNREFUSED);
 }
@@ -273,8 +311,8 @@ static void dgram_send(struct batch *batch) {
 }
 
 static void dgram_transmit(struct engine *engine, struct port *port, const struct outgoing *out, int count) {
-    struct dgram *dgram = dgram_of(port);
-    if (dgram && port->fd_out >= 0) {
+    struct dgram *dgram = port->state;
+    if (port->fd_out >= 0) {
         batch_transmit(engine, port, &dgram->queue, dgram_send, out, count);
         return;
     }
@@ -285,7 +323,7 @@ static void dgram_writable(struct engine *engine, struct port *port) {
     struct dgram *dgram = port->state;
     struct mmsghdr messages[PORT_BURST];
     struct iovec spans[PORT_BURST][2];
-    if (!dgram || port->failed) return;
+    if (port->failed) return;
     while (dgram->queue.used > 0) {
         int count = 0;
         for (size_t at = 0; count < PORT_BURST && at < dgram->queue.used; count++) {
@@ -323,6 +361,7 @@ static void dgram_close(struct engine *engine, struct port *port) {
 }
 
 const struct port_kind_ops dgram_ops = {
+    .attach = dgram_attach,
     .receive = dgram_receive,
     .transmit = dgram_transmit,
     .writable = dgram_writable,

@@ -39,6 +39,7 @@ size_t rig_format(uint8_t *arena, int small, int large) {
     place(header, HEADER_DROPS, &end, (PORTS << DROP_SHIFT) * sizeof(double));
     place(header, HEADER_SCRATCH, &end, SCRATCH_BYTES);
     place(header, HEADER_JOURNAL, &end, JOURNAL_BYTES);
+    place(header, HEADER_PEERS, &end, PORTS << PEER_SHIFT);
     int32_t first = place(header, HEADER_SMALL, &end, (size_t)small * SMALL_SLOT_BYTES);
     place(header, HEADER_LARGE, &end, (size_t)large * LARGE_SLOT_BYTES);
     header[HEADER_BYTES] = end;

@@ -400,7 +400,10 @@ class ShardFabric implements Fabric {
       const networks = this.fleet.on(shard)
       await shard.ask({ do: 'keep', segments: networks.flatMap((network) => network.segments()) })
       for (const network of networks) await network.restore()
-      for (const network of networks) for (const port of network.devices()) port.reattach()
+      // a frame that comes by one port must find the others
+      shard.atOnce(() => {
+        for (const network of networks) for (const port of network.devices()) port.reattach()
+      })
       this.captures.restart(shard)
       shard.restored()
       this.tell({ type: 'shard.restarted', shard: shard.index, reason })

@@ -17,6 +17,9 @@ export type Request = { id: number } & (
   /** descriptors: the port's fd, and fdOut (of a stream: memory) if it has one; `attachment` comes with its events */
   | { do: 'attach'; port: number; kind: number; attachment: number }
   | { do: 'detach'; port: number }
+  /** frames wait until `go`: what comes in between is done at once */
+  | { do: 'hold' }
+  | { do: 'go' }
   | { do: 'share'; port: number; change: GuestChange }
   | { do: 'static'; low: number; keyHigh: number; network: number; port: number }
   | { do: 'forget'; low: number; keyHigh: number; network: number }

@@ -49,6 +49,7 @@ function run(): never {
   const moving = new Moving(arena, loop.pipeline)
   const seconds = (): number => arena.header[HEADER_NOW]
   let movesTold = 0
+  const order = { isHold: false }
 
   channel.send({ event: 'ready' })
   for (;;) {
@@ -59,6 +60,7 @@ function run(): never {
     }
     if (arena.header[HEADER_EVENT_COUNT] > 0) tellEvents()
     if (arena.header[HEADER_CONTROL] !== 0) readChannel()
+    while (order.isHold) readChannel()
     if (fdb.moveCount > 0) tellMoves()
     if (router.logged >= 0) tellLogged()
   }
@@ -108,6 +110,12 @@ function run(): never {
       case 'attach':
         attachments[request.port] = request.attachment
         return check(native.attachPort(request.port, request.kind, fds[0] ?? -1, fds[1] ?? -1), `port ${request.port}`)
+      case 'hold':
+        order.isHold = true
+        return 0
+      case 'go':
+        order.isHold = false
+        return 0
       case 'detach':
         return native.detachPort(request.port)
       case 'share':

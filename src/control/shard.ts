@@ -204,6 +204,16 @@ export class Shard {
     }
   }
 
+  /** Runs what asks for much: the shard carries no frame before it has done all of it. */
+  atOnce(work: () => void): void {
+    this.ask({ do: 'hold' }).catch(() => undefined)
+    try {
+      work()
+    } finally {
+      this.ask({ do: 'go' }).catch(() => undefined)
+    }
+  }
+
   /** All but what runs on it, which the fabric knows. */
   status(): Omit<ShardStatus, 'networks' | 'ports'> {
     const { header } = this.arena

@@ -6,7 +6,7 @@
  * `test/native/layout.test.ts` compares the two word by word.
  *
  *   header | records | free stacks | burst | egress | events | counters | drops | FDB | neighbors
- *          | connections and mappings, each with its index | scratch | journal | rings | small slots | large slots
+ *          | connections and mappings, each with its index | scratch | journal | peers | rings | small slots | large slots
  *
  * Constants. V8 folds the constants of a module into its machine code, but loads an imported one, and checks it, at
  * every use: about a third of the frame path's time. So its files take what they need as their own, by `const { … } =
@@ -74,6 +74,7 @@ export const HEADER_SMALL = 27
 export const HEADER_LARGE = 28
 export const HEADER_SCRATCH = 29
 export const HEADER_JOURNAL = 30
+export const HEADER_PEERS = 31
 export const HEADER_NEIGHBORS = 48
 export const HEADER_NEIGHBOR_INDEX = 49
 export const HEADER_CONNECTIONS = 50
@@ -167,6 +168,8 @@ export const TRANSMITTED_PACKETS = 2
 export const TRANSMITTED_BYTES = 3
 export const SEGMENTED_PACKETS = 4 // segmentation-offload frames cut in software
 export const COMPLETED_CHECKSUMS = 5 // checksums finished in software
+/** Bytes a port, as a shift: the address that datagrams go to, see `native/port_dgram.c`. */
+export const PEER_SHIFT = 7
 /** Drop counters of a port: one Float64 a reason, see `drops.ts`. */
 export const DROP_SHIFT = 6
 
@@ -282,6 +285,7 @@ function sections(geometry: Geometry): [word: number, bytes: number, alignment: 
     [HEADER_MAPPING_INDEX, indexBytes(geometry.mappingCapacity, 2), 64],
     [HEADER_SCRATCH, SCRATCH_BYTES, PAGE],
     [HEADER_JOURNAL, JOURNAL_BYTES, PAGE],
+    [HEADER_PEERS, geometry.ports << PEER_SHIFT, PAGE],
     [HEADER_PUNT, geometry.puntBytes + RING_HEADER_BYTES, PAGE],
     [HEADER_INJECT, geometry.injectBytes + RING_HEADER_BYTES, PAGE],
     [HEADER_SMALL, geometry.smallSlots * SMALL_SLOT_BYTES, PAGE],

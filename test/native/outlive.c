@@ -392,16 +392,26 @@ static void child_takes_over(void) {
 
 static void peer_is_silent(void) {}
 
-/* Frames, and most of a long one. */
-static void send_most(int frames, int32_t length, size_t most) {
+static void send_frames(int frames, int32_t length) {
+    peer.length = length;
     for (int i = 0; i < frames; i++) CHECK(peer_sends(SIZE_MAX));
+    peer.length = 1514;
+}
+
+/*
+ * As many frames as one receive call takes, so that the next one begins with some left; and most of a long one, which
+ * that call then has to move aside, or must not.
+ */
+static void send_most(int frames, int32_t length, size_t most) {
+    send_frames(PORT_BURST, 60);
+    send_frames(frames, 1514);
     peer.length = length;
     CHECK(!peer_sends(most));
     peer.length = 1514;
 }
 
-static void peer_fills_buffer(void) { send_most(60, 40000, 30000); }
-static void peer_sends_longest(void) { send_most(5, MAX_FRAME_BYTES, 69000); }
+static void peer_fills_buffer(void) { send_most(40, 40000, 30000); }
+static void peer_sends_longest(void) { send_most(4, MAX_FRAME_BYTES, 69000); }
 
 static void peer_makes_room(void) { peer_reads(SIZE_MAX); }
 

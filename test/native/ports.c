@@ -313,6 +313,25 @@ static void dgram_no_peer(void) {
     CHECK(frames == 1);
 }
 
+/* Attached anew, as by the process that follows a dead one: the guest need not say anything first. */
+static void dgram_remembers(void) {
+    open_dgram(false);
+    CHECK(put(60) == 60);
+    turn();
+    int fd = dup(engine->ports[RIG_PORT].fd);
+    CHECK(frames == 1 && engine_detach(engine, RIG_PORT) == 0);
+    CHECK(engine_attach(engine, RIG_PORT, KIND_DGRAM, fd, -1) == 0);
+    transmit(RIG_PORT, 60, 9, 0, 0);
+    CHECK(recv(peer, bytes, sizeof bytes, 0) == 60 && bytes[0] == 9);
+    CHECK(rig_drops(engine, DROP_NO_PEER) == 0);
+    /* another socket at that port has no peer yet */
+    CHECK(engine_detach(engine, RIG_PORT) == 0);
+    struct sockaddr_un address;
+    CHECK(engine_attach(engine, RIG_PORT, KIND_DGRAM, bound("other", &address), -1) == 0);
+    transmit(RIG_PORT, 60, 9, 0, 0);
+    CHECK(rig_drops(engine, DROP_NO_PEER) == 1);
+}
+
 static void dgram_peer_leaves(void) {
     open_dgram(true);
     transmit(RIG_PORT, 60, 1, 0, 0);
@@ -341,6 +360,7 @@ int main(int count, char **arguments) {
         {"dgram-lengths", dgram_lengths},
         {"dgram-slow-peer", dgram_slow_peer},
         {"dgram-no-peer", dgram_no_peer},
+        {"dgram-remembers", dgram_remembers},
         {"dgram-peer-leaves", dgram_peer_leaves},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {

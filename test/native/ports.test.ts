@@ -26,6 +26,7 @@ const scenarios: Record<string, string> = {
   'dgram-lengths': 'datagrams of any length come in slots of the right size; empty and oversize ones are counted',
   'dgram-slow-peer': 'what the peer does not take at once follows, in order, tags and all',
   'dgram-no-peer': 'without a peer frames are dropped and counted, and receiving works',
+  'dgram-remembers': 'a peer is known again to who takes its port over, and to no other socket',
   'dgram-peer-leaves': 'a peer that has left is told once',
 }
 
