@@ -118,7 +118,8 @@ static void describe(struct guest_ring *ring, const struct ring_request *request
     ring->enabled = enabled;
     ring->polled = request->flags & RING_POLLED;
     ring->mergeable = request->features & FEATURE_MRG_RXBUF;
-    ring->header_bytes = request->features & (FEATURE_MRG_RXBUF | FEATURE_VERSION_1) ? VNET_HEADER_BYTES : 10;
+    ring->header_bytes =
+        request->features & (FEATURE_MRG_RXBUF | FEATURE_VERSION_1) ? VNET_HEADER_BYTES : LEGACY_HEADER_BYTES;
     ring->vring.logged = request->flags & RING_LOGGED;
     ring->vring.event_index = request->features & FEATURE_EVENT_IDX;
     ring->vring.size = (uint16_t)request->size;

@@ -56,6 +56,8 @@ struct guest_ring {
     int expected;         /* chains to look at together */
 };
 
+#define LEGACY_HEADER_BYTES 10 /* of a guest that has neither VERSION_1 nor MRG_RXBUF */
+
 /* A chain that is about to be written. */
 struct chain {
     uint16_t head;

@@ -194,6 +194,23 @@ static void send_packet(struct engine *engine, struct port *port, struct vhost_u
     }
 }
 
+/*
+ * Writes the header of a frame in one buffer. Most carry nothing unfinished: theirs is stored as constants, since a
+ * struct that is filled in parts and copied whole has to wait for its own stores.
+ */
+static inline void put_header(uint8_t *to, const struct record *record, int32_t bytes) {
+    if (record->offload) {
+        struct vnet_header header;
+        offload_express(record, 0, &header);
+        header.buffers = 1;
+        memcpy(to, &header, (size_t)bytes);
+    } else if (bytes == VNET_HEADER_BYTES) {
+        memcpy(to, &(const struct vnet_header){.buffers = 1}, VNET_HEADER_BYTES);
+    } else {
+        memset(to, 0, LEGACY_HEADER_BYTES);
+    }
+}
+
 /* Sends up to VRING_AHEAD packets to one ring. The usual one, plain and into one buffer, is sent right here. */
 static void send_ring(struct engine *engine, struct port *port, struct vhost_user *vhost, struct guest_ring *ring,
                       const struct outgoing *const *out, int count_out) {
@@ -222,10 +239,7 @@ static void send_ring(struct engine *engine, struct port *port, struct vhost_use
             send_packet(engine, port, vhost, ring, out[i]);
             continue;
         }
-        struct vnet_header header = {0};
-        if (record->offload) offload_express(record, 0, &header);
-        header.buffers = 1;
-        memcpy(span->place, &header, (size_t)ring->header_bytes);
+        put_header(span->place, record, ring->header_bytes);
         copy_frame(span->place + ring->header_bytes, frame_of(engine, record), (size_t)length);
         guest_mark(&vhost->memory, span->guest, (uint64_t)(ring->header_bytes + length));
         vring_give_back(vring, ahead->heads[place], (uint32_t)(ring->header_bytes + length));
