@@ -20,9 +20,9 @@
  * Each has tables of its own. `--only` goes for their candidates, too.
  *
  * It needs root, iproute2, iperf3, a C compiler; everything happens in network namespaces of its own (topology.ts).
- * By default each part is done in under five minutes, the three of `--vhost` in about fifteen together. Figures of other
- * load: `--size 1514`, `--sources 1000` (MAC addresses), `--udp` (IPv4 datagrams in place of frames of an experimental
- * Ethertype).
+ * By default each part is done in under five minutes, the three of `--vhost` in about fifteen together. Figures of
+ * other load: `--size 1514`, `--sources 1000` (MAC addresses), `--udp` (IPv4 datagrams in place of frames of an
+ * experimental Ethertype).
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, writeFileSync } from 'node:fs'
