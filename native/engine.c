@@ -106,8 +106,8 @@ int engine_open(struct engine *engine, uint8_t *arena, size_t bytes) {
     engine->journal = section(engine, bytes, HEADER_JOURNAL, JOURNAL_BYTES);
     engine->peers = section(engine, bytes, HEADER_PEERS, (int64_t)ports << PEER_SHIFT);
     if (!engine->records || !engine->free_small || !engine->free_large || !engine->burst || !engine->egress ||
-        !engine->events || !engine->counters || !engine->drops || !engine->scratch || !engine->journal || !engine->peers ||
-        !section(engine, bytes, HEADER_SMALL, (int64_t)small * SMALL_SLOT_BYTES) ||
+        !engine->events || !engine->counters || !engine->drops || !engine->scratch || !engine->journal ||
+        !engine->peers || !section(engine, bytes, HEADER_SMALL, (int64_t)small * SMALL_SLOT_BYTES) ||
         !section(engine, bytes, HEADER_LARGE, (int64_t)large * LARGE_SLOT_BYTES))
         return EINVAL;
     engine->epoll = epoll_create1(EPOLL_CLOEXEC);

@@ -6,7 +6,8 @@
  * `test/native/layout.test.ts` compares the two word by word.
  *
  *   header | records | free stacks | burst | egress | events | counters | drops | FDB | neighbors
- *          | connections and mappings, each with its index | scratch | journal | peers | rings | small slots | large slots
+ *          | connections and mappings, each with its index | scratch | journal | peers | rings | small slots
+ *          | large slots
  *
  * Constants. V8 folds the constants of a module into its machine code, but loads an imported one, and checks it, at
  * every use: about a third of the frame path's time. So its files take what they need as their own, by `const { … } =
