@@ -11,8 +11,8 @@
  *
  * Receive. One read takes as much as the buffer holds, and whole frames are cut from it until the burst has no room;
  * the rest stays, with the port ready. A read that came back short has emptied the socket (epoll(7)), and the next
- * bytes are told of; it is followed by one more only if an end or an error stands behind the last bytes. The stream's
- * end is told when all frames before it have been taken; an error of the socket too, though recvmmsg() tells that first.
+ * bytes are told of; it is followed by one more only if an end or an error stands behind the last bytes. The end is
+ * told when all frames before it have been taken; an error of the socket too, though recvmmsg() tells that first.
  *
  * A length of 0 or above QEMU's own limit (65536 + 4096) means that the peer speaks something else or attacks: the
  * stream cannot be read on, so the port ends with EPROTO. A length that the limit allows but no slot holds (the last
