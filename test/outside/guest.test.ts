@@ -81,7 +81,9 @@ describe('guests on a stream and on a TAP of their own', wants, () => {
     await onStream.run('iperf3 -s -1 -p 5301 >/tmp/iperf 2>&1 &')
     await until('the guest listens', async () => (await onStream.exec('netstat -ltn | grep -q :5301')).rc === 0)
     const report = JSON.parse(await onTap.run('iperf3 -c 10.86.0.2 -p 5301 -J -n 10M', 180))
-    assert.ok(report.end.sum_received.bytes >= 10_000_000)
+    assert.ok(report.end.sum_sent.bytes >= 10_000_000)
+    // the receiver stops counting when the sender has handed over its last bytes: some may be on the way
+    assert.ok(report.end.sum_received.bytes >= 9_000_000, JSON.stringify(report.end.sum_received))
   })
 
   it('their addresses are known at their ports', async () => {
