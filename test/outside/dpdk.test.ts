@@ -38,8 +38,14 @@ const FORMS: Form[] = [
 describe("DPDK's driver", wants, () => {
   let lab: Lab
   let weft: Weft
+  let absent = ''
   before(async () => {
-    if (!hasTestpmd()) unpack(...dpdkPackages())
+    try {
+      if (!hasTestpmd()) unpack(...dpdkPackages())
+    } catch (error) {
+      absent = `testpmd is not to be had: ${error instanceof Error ? error.message : error}`
+      return
+    }
     lab = await Lab.open()
     weft = await Weft.start(lab, await lab.namespace('sw'))
     await weft.do('network create lan --mode isolated')
@@ -47,7 +53,8 @@ describe("DPDK's driver", wants, () => {
   after(() => lab?.close())
 
   for (const [n, form] of FORMS.entries()) {
-    it(`passes frames ${form.name}`, async () => {
+    it(`passes frames ${form.name}`, async (test) => {
+      if (absent !== '') return test.skip(absent)
       const names = [`a${n}`, `b${n}`]
       const sockets = names.map((name) => join(lab.folder, `${name}.sock`))
       const client = form.isServer === true ? ' --client' : ''
