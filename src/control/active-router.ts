@@ -186,9 +186,9 @@ export class ActiveRouter {
   }
 
   /**
-   * A port's device came or went. Behind one that is gone nobody holds an address, so its hosts may turn up behind
-   * another, as a guest does that migrates; what the definition says of the port stays, and leases are bound again when
-   * it is back.
+   * Somebody connected to a port, or left it. Behind one that is left nobody holds an address: its hosts may turn up
+   * behind another, as a guest does that migrates. What the definition says of the port stays, and its leases are bound
+   * again when it is taken.
    */
   portChanged(name: string, isUp: boolean): void {
     this.portsTail = this.portsTail.then(() => (isUp ? this.bindPort(name) : this.unbindPort(name))).catch(ignore)

@@ -347,7 +347,7 @@ class ShardFabric implements Fabric {
       if (this.numbers.port(number) !== changed) return
       if (isState) {
         this.emit(network, changed)
-        network.router?.portChanged(definition.name, changed.state === 'up')
+        if (changed.device.hasPeer) network.router?.portChanged(definition.name, changed.state === 'up')
       }
       // what the device found out may change what the shard must know
       network.configureSoon()

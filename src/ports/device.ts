@@ -72,6 +72,8 @@ export interface Socket {
 export interface Device {
   /** What the device takes unfinished: TAKES_* bits. */
   readonly offloads: number
+  /** Up says that somebody is connected: behind a port of this kind that is not up there are no hosts. */
+  readonly hasPeer: boolean
   /** MAC of the host's side, where the device has one. */
   readonly mac: string | null
   /** bytes; what the device itself limits the MTU to, 0: nothing */

@@ -18,6 +18,7 @@ export interface NetdevOptions {
 const ENETDOWN = 100
 
 export class NetdevDevice implements Device {
+  readonly hasPeer = false
   readonly offloads = TAKES_CHECKSUM | TAKES_TSO4 | TAKES_TSO6 | TAKES_USO
   mac: string | null = null
   mtuLimit = 0

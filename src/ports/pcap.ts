@@ -22,6 +22,7 @@ const FRAMES_A_TURN = 512
 const AGAIN_MILLIS = 1
 
 export class PcapDevice implements Device {
+  readonly hasPeer = false
   readonly offloads = TAKES_CHECKSUM | TAKES_TSO4 | TAKES_TSO6 | TAKES_USO // recorded as they pass
   readonly mac = null
   readonly mtuLimit = 0

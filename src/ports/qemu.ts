@@ -34,6 +34,7 @@ export function tcpEndpoint(path: string): { address: string; port: number } | n
 export const dgramClientPath = (path: string): string => `${path}.weft`
 
 export class QemuDevice implements Device {
+  readonly hasPeer: boolean
   readonly offloads = 0
   readonly mac = null
   readonly mtuLimit = 0
@@ -48,6 +49,7 @@ export class QemuDevice implements Device {
   constructor(options: QemuOptions, socket: Socket) {
     this.options = options
     this.socket = socket
+    this.hasPeer = !options.dgram
     this.patientWith = options.client ? ['ENOENT', 'ECONNREFUSED', 'EAGAIN'] : []
     this.bound = options.dgram && options.client ? dgramClientPath(options.path) : options.path
   }

@@ -22,6 +22,7 @@ export interface TapOptions {
 }
 
 export class TapDevice implements Device {
+  readonly hasPeer = false
   readonly offloads: number
   mac: string | null = null
   readonly mtuLimit = 0

@@ -33,6 +33,7 @@ export interface VhostUserOptions {
 const SOCKET_MODE = 0o660
 
 export class VhostUserDevice implements Device {
+  readonly hasPeer = true
   readonly mac = null
   readonly mtuLimit = 0
   readonly patientWith: readonly string[]
