@@ -12,13 +12,12 @@
  */
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { processSeconds } from '../src/control/process-time.js'
 import { program } from './compile.js'
 import type { Contender, Host } from './contenders/contender.js'
 import { find } from '../test/rig/unpacked.js'
 import { type Topology, openTopology, processTree } from './topology.js'
 
-/** Kernel clock ticks a second in /proc (USER_HZ: 100 on every architecture that Node runs on). */
-const TICKS = 100
 const IPERF_PORT = 5201
 
 export interface Tcp {
@@ -232,15 +231,11 @@ export function figure(document: unknown, ...path: string[]): number {
 
 /** User and system time so far; the kernel scales both to the nanoseconds run, so their sum is exact to a tick. */
 export function cpuSeconds(pids: number[]): number {
-  let ticks = 0
+  let seconds = 0
   for (const pid of pids) {
-    try {
-      const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
-      const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-      ticks += Number(fields[11]) + Number(fields[12])
-    } catch (cause) {
-      throw new Error(`process ${pid} of the switch is gone`, { cause })
-    }
+    const used = processSeconds(pid)
+    if (used === null) throw new Error(`process ${pid} of the switch is gone`)
+    seconds += used
   }
-  return ticks / TICKS
+  return seconds
 }

@@ -285,7 +285,7 @@ int engine_receive(struct engine *engine, int wait_millis) {
     forget_events(engine, 0, engine->reported, -1);
     engine->header[HEADER_CONTROL] = 0;
     engine->woken = false;
-    bool news = engine->polled_count > 0 && engine_look(engine);
+    bool news = engine_look(engine);
     if (engine->ready_count == 0 && !news) {
         engine_wait(engine, wait_millis);
     } else if (++engine->unpolled >= POLL_EVERY) {

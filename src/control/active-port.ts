@@ -27,6 +27,7 @@ import { Failure, type FailureCode } from './failure.js'
 import { injectFrame } from './inject.js'
 import type { Carrier } from './carrier.js'
 import type { PortDefinition, PortStatus } from './model.js'
+import { clearRows } from './port-rows.js'
 
 const RETRY_FIRST_MILLIS = 200
 const RETRY_MOST_MILLIS = 3000
@@ -41,7 +42,7 @@ export class ActivePort implements Socket {
   /** the network's MTU, for a port that has none of its own */
   networkMtu: number
   readonly device: Device
-  private readonly shard: Carrier
+  private readonly carrier: Carrier
   private readonly onChange: (port: ActivePort, isState: boolean) => void
   private attachment = 0
   private attached: { kind: number; fds: number[] } | null = null
@@ -57,18 +58,18 @@ export class ActivePort implements Socket {
     definition: PortDefinition,
     networkMtu: number,
     mac: string,
-    shard: Carrier,
+    carrier: Carrier,
     /** `isState`: it went up, down or wrong; else only what the shard must know of it has changed */
     onChange: (port: ActivePort, isState: boolean) => void,
   ) {
     this.number = number
     this.definition = definition
     this.networkMtu = networkMtu
-    this.shard = shard
+    this.carrier = carrier
     this.onChange = onChange
     this.device = createDevice(definition, mac, this.wantedMtu(), this)
     this.device.setLink(definition.link)
-    this.clearCounters()
+    clearRows(this.carrier.arena, this.number)
   }
 
   /** bytes of an IP packet */
@@ -137,7 +138,7 @@ export class ActivePort implements Socket {
 
   /** Gives another shard or a new process of it the descriptors, if it has not got them. */
   reattach(): void {
-    if (!this.attached || this.isSuspended || this.attachedAt === this.shard.seat) return
+    if (!this.attached || this.isSuspended || this.attachedAt === this.carrier.seat) return
     this.attach(this.attached.kind, this.attached.fds)
     this.device.restore?.()
   }
@@ -158,8 +159,8 @@ export class ActivePort implements Socket {
     this.attachment++
     this.retryMillis = RETRY_FIRST_MILLIS
     if (this.isSuspended) return
-    this.attachedAt = this.shard.seat
-    const asked = this.shard.ask(
+    this.attachedAt = this.carrier.seat
+    const asked = this.carrier.ask(
       { do: 'attach', port: this.number, kind, attachment: this.attachment },
       this.attached.fds,
     )
@@ -170,19 +171,19 @@ export class ActivePort implements Socket {
   detach(): void {
     if (!this.attached) return
     this.attached = null
-    if (!this.isSuspended) this.settle(this.shard.ask({ do: 'detach', port: this.number }))
+    if (!this.isSuspended) this.settle(this.carrier.ask({ do: 'detach', port: this.number }))
   }
 
   async share(change: GuestChange, fds: number[]): Promise<number> {
     // another process is asked nothing before it has the port
-    if (this.shard.seat !== this.attachedAt) throw new ShardEnded()
-    const asked = this.shard.ask({ do: 'share', port: this.number, change }, fds)
+    if (this.carrier.seat !== this.attachedAt) throw new ShardEnded()
+    const asked = this.carrier.ask({ do: 'share', port: this.number, change }, fds)
     this.settle(asked)
     try {
       return await asked
     } catch (error) {
       const isCut = error instanceof SystemFailure && (error.code === 'EPIPE' || error.code === 'ECONNRESET')
-      throw isCut || this.shard.seat !== this.attachedAt ? new ShardEnded() : error
+      throw isCut || this.carrier.seat !== this.attachedAt ? new ShardEnded() : error
     }
   }
 
@@ -204,11 +205,11 @@ export class ActivePort implements Socket {
   }
 
   inject(bytes: Uint8Array): boolean {
-    return injectFrame(this.shard, this.number, bytes)
+    return injectFrame(this.carrier, this.number, bytes)
   }
 
   status(): PortStatus {
-    const { arena } = this.shard
+    const { arena } = this.carrier
     const counter = (which: number): number => arena.counters[(this.number << COUNTER_SHIFT) + which]
     const drops: Record<string, number> = {}
     let receiveDropped = 0
@@ -260,12 +261,6 @@ export class ActivePort implements Socket {
   private settle(asked: Promise<unknown>): void {
     const before = this.settled
     this.settled = before.then(() => asked).catch(() => undefined)
-  }
-
-  private clearCounters(): void {
-    const { counters, drops } = this.shard.arena
-    counters.fill(0, this.number << COUNTER_SHIFT, (this.number + 1) << COUNTER_SHIFT)
-    drops.fill(0, this.number << DROP_SHIFT, (this.number + 1) << DROP_SHIFT)
   }
 }
 

@@ -35,7 +35,7 @@ import { macBytes, macWords, stableMac } from './mac.js'
 import type { NetworkDefinition, PortDefinition, UplinkStatus } from './model.js'
 import { parsePort } from './port-definition.js'
 import type { RouterHost } from './active-router.js'
-import { compilePort } from './snapshot.js'
+import { compilePort, emptyNetwork } from './snapshot.js'
 import type { Uplink } from './uplink.js'
 
 const DEFAULT4: Prefix = { ip: [0], prefix: 0 }
@@ -125,7 +125,7 @@ export class ActiveUplink {
     const { shard } = this.host
     await shard.ask({ do: 'flush', network: this.segment, port: -1, vid: -1, statics: true })
     await shard.ask({ do: 'leave', segment: this.segment, port: -1 })
-    await shard.ask({ do: 'configure', network: { network: this.segment, agingSeconds: 300, ports: [] } })
+    await shard.ask({ do: 'configure', network: emptyNetwork(this.segment) })
     this.host.givePort(this.port.number)
     this.host.givePort(this.gatewayPort)
     this.host.giveSegment(this.segment)

@@ -18,12 +18,13 @@
  * networks that are not its own when it is restored (`fabric.ts`). Failures after 4 concern the old shard alone, and
  * are made good in the same way.
  */
-import { COUNTER_SHIFT, DROP_SHIFT } from '../dataplane/layout.js'
 import type { ActiveNetwork } from './active-network.js'
 import type { ActivePort } from './active-port.js'
 import type { Captures } from './captures.js'
 import { Failure } from './failure.js'
+import { clearRows, copyRows } from './port-rows.js'
 import type { Shard } from './shard.js'
+import { emptyNetwork } from './snapshot.js'
 import { type Refused, carryTables, discardTables } from './table-transfer.js'
 
 /** How long a shard that is being replaced is waited for. */
@@ -66,7 +67,7 @@ export async function moveNetworks(
     await prepare(to, cargo)
     await halt(from, cargo)
     refused = await carryTables(from, to, cargo.segments)
-    copyRows(from, to, cargo)
+    for (const port of cargo.ports) copyRows(from.arena, to.arena, port)
     await copyRuleCounters(from, to, cargo)
     requireSame(from, began[0])
     await captures.follow(carriers, from, to)
@@ -129,23 +130,8 @@ async function halt(shard: Shard, { segments, ports }: Cargo): Promise<void> {
 async function clear(shard: Shard, { segments, zones, ports }: Cargo): Promise<void> {
   await discardTables(shard, segments)
   for (const zone of zones) await shard.ask({ do: 'router', zone, router: null })
-  for (const network of segments)
-    await shard.ask({ do: 'configure', network: { network, agingSeconds: 300, ports: [] } })
-  const { counters, drops } = shard.arena
-  for (const port of ports) {
-    counters.fill(0, port << COUNTER_SHIFT, (port + 1) << COUNTER_SHIFT)
-    drops.fill(0, port << DROP_SHIFT, (port + 1) << DROP_SHIFT)
-  }
-}
-
-/** Nobody counts on these ports now: neither shard has their devices. */
-function copyRows(from: Shard, to: Shard, { ports }: Cargo): void {
-  for (const port of ports) {
-    const counters = from.arena.counters.subarray(port << COUNTER_SHIFT, (port + 1) << COUNTER_SHIFT)
-    to.arena.counters.set(counters, port << COUNTER_SHIFT)
-    const drops = from.arena.drops.subarray(port << DROP_SHIFT, (port + 1) << DROP_SHIFT)
-    to.arena.drops.set(drops, port << DROP_SHIFT)
-  }
+  for (const segment of segments) await shard.ask({ do: 'configure', network: emptyNetwork(segment) })
+  for (const port of ports) clearRows(shard.arena, port)
 }
 
 async function copyRuleCounters(from: Shard, to: Shard, { zones }: Cargo): Promise<void> {

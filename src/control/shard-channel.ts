@@ -4,12 +4,13 @@
  * A message that is too long for the socket travels as a sealed memory file whose descriptor comes along. A message
  * that finds the socket full waits in order here and goes with the next `flush`; the sender never blocks.
  */
-import { readSync, writeSync } from 'node:fs'
+import { readSync } from 'node:fs'
 import type { CompiledNetwork } from '../dataplane/port-table.js'
 import type { CompiledRouter } from '../dataplane/router/router-table.js'
 import type { TableName } from '../dataplane/transfer.js'
 import type { GuestChange } from '../ports/device.js'
 import { check, native } from '../ports/native.js'
+import { writeAll } from '../services/durable-file.js'
 
 /** What the control process asks. Each is answered with `{ id, result }` or `{ id, error }`. */
 export type Request = { id: number } & (
@@ -91,7 +92,7 @@ export class ShardChannel<Sent, Received> {
       this.waiting.push({ bytes: text, fds: [...fds], owned: [] })
     } else {
       const memory = check(native.createMemory(text.length), 'message memory')
-      writeSync(memory, text, 0, text.length, 0)
+      writeAll(memory, text, 0)
       this.waiting.push({ bytes: Buffer.from(`memory:${text.length}`), fds: [memory, ...fds], owned: [memory] })
     }
     const last = this.waiting.at(-1)

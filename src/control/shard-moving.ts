@@ -6,11 +6,12 @@
  * records into the memory that a request brings along, and out of it. That is read and written by its descriptor and
  * not mapped: this process never returns to the event loop, in which Node would let a mapping go.
  */
-import { readSync, writeSync } from 'node:fs'
+import { readSync } from 'node:fs'
 import type { Arena } from '../dataplane/layout.js'
 import type { Pipeline } from '../dataplane/pipeline.js'
 import { DONE, PIECE_RECORDS, RECORD_WORDS, type TableName, Transfer } from '../dataplane/transfer.js'
 import { native } from '../ports/native.js'
+import { writeAll } from '../services/durable-file.js'
 import type { Request } from './shard-channel.js'
 
 type MovingRequest = Extract<Request, { do: 'halt' | 'copyOut' | 'takeIn' | 'discard' | 'count' | 'keep' }>
@@ -83,7 +84,7 @@ export class Moving {
       transfer.count = 0
       do next = transfer.copyOut(table, next, records)
       while (next !== DONE && transfer.count < CARRIED_RECORDS && performance.now() < until)
-      writeSync(memory, bytesOf(records, transfer.count * RECORD_WORDS[table]), 0, null, 0)
+      writeAll(memory, bytesOf(records, transfer.count * RECORD_WORDS[table]), 0)
       return [next, transfer.count]
     } finally {
       native.close(memory)

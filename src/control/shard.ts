@@ -6,7 +6,6 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomFillSync } from 'node:crypto'
-import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import {
   type Arena,
@@ -54,6 +53,7 @@ import { Ring } from '../dataplane/ring.js'
 import { check, native } from '../ports/native.js'
 import { Failure } from './failure.js'
 import type { ShardStatus } from './model.js'
+import { processSeconds } from './process-time.js'
 import { type Reply, type Request, type RequestBody, ShardChannel } from './shard-channel.js'
 
 const RESTARTS_MAX = 5
@@ -221,7 +221,7 @@ export class Shard {
       index: this.index,
       pid: this.child?.pid ?? 0,
       restarts: this.restarts,
-      cpuSeconds: this.child?.pid === undefined ? 0 : cpuSeconds(this.child.pid),
+      cpuSeconds: this.child?.pid === undefined ? 0 : (processSeconds(this.child.pid) ?? 0),
       pool: {
         slots: header[HEADER_SMALL_SLOTS] + header[HEADER_LARGE_SLOTS],
         free: header[HEADER_FREE_SMALL_COUNT] + header[HEADER_FREE_LARGE_COUNT],
@@ -350,18 +350,4 @@ function deferred(): { promise: Promise<void>; resolve: () => void } {
     resolve = done
   })
   return { promise, resolve }
-}
-
-/** Ticks of /proc a second: 100 wherever Node runs (proc(5), stat, fields 14 and 15). */
-const TICKS = 100
-
-/** User and system time of a process; 0 if it has gone. */
-function cpuSeconds(pid: number): number {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
-    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-    return (Number(fields[11]) + Number(fields[12])) / TICKS
-  } catch {
-    return 0
-  }
 }

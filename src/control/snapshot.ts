@@ -26,6 +26,11 @@ export interface NumberedPort {
   offloads: number
 }
 
+/** What a shard is told of a network that it is to forget. */
+export function emptyNetwork(network: number): CompiledNetwork {
+  return { network, agingSeconds: 300, ports: [] }
+}
+
 /** Consecutive VIDs as ranges. */
 function ranges(vids: readonly number[]): [number, number][] {
   const result: [number, number][] = []

@@ -5,12 +5,13 @@
  *
  * The whole of it is in this process's memory for that time: 256 bytes a connection, 64 a mapping or neighbor.
  */
-import { readSync, writeSync } from 'node:fs'
+import { readSync } from 'node:fs'
 import { CONN_MAPPING, CONN_ORDER, CONN_SEEN } from '../dataplane/router/connection-entry.js'
 import { MAP_END, MAP_IDLE_SINCE } from '../dataplane/router/mapping-entry.js'
 import { NEIGHBOR_CONFIRMED } from '../dataplane/router/neighbors.js'
 import { DONE, RECORD_AGE, RECORD_WORDS, type TableName } from '../dataplane/transfer.js'
 import { check, native } from '../ports/native.js'
+import { writeAll } from '../services/durable-file.js'
 import type { Shard } from './shard.js'
 import { CARRIED_RECORDS, CARRIED_WORDS, DISCARD_ORDER, bytesOf } from './shard-moving.js'
 
@@ -108,7 +109,7 @@ async function handIn(
   while (results.length < records.length) {
     const piece = records.slice(results.length, results.length + CARRIED_RECORDS)
     for (const [i, record] of piece.entries()) buffer.set(record, i * words)
-    writeSync(memory, bytesOf(buffer, piece.length * words), 0, null, 0)
+    writeAll(memory, bytesOf(buffer, piece.length * words), 0)
     results.push(...((await shard.askList({ do: 'takeIn', table, count: piece.length }, [memory])) as number[]))
   }
   return results

@@ -55,14 +55,7 @@ describe('guests on a stream and on a TAP of their own', wants, () => {
     await wiring.add('g1', `--kind qemu --path ${join(wiring.lab.folder, 'g1.sock')}`)
     onStream = await Guest.boot(wiring.lab, { name: 'g1', arguments: await printed(wiring, 'g1') })
     await onStream.configure('10.86.0.2/24')
-    const space = wiring.switchSpace()
-    await space.ip('tuntap add q0 mode tap vnet_hdr')
-    await space.ip('link set q0 up')
-    onTap = await Guest.boot(wiring.lab, {
-      name: 'g2',
-      namespace: space,
-      arguments: ['-netdev', 'tap,id=n0,ifname=q0,script=no,downscript=no,vhost=off', ...card('52:54:00:00:00:02')],
-    })
+    onTap = await bootOnTap(wiring, 'g2', '52:54:00:00:00:02')
     await onTap.configure('10.86.0.3/24')
     await wiring.add('g2', '--kind netdev --dev q0')
   })
@@ -161,6 +154,18 @@ function socketsOf(pid: number): string[] {
   return links.filter((link) => link.startsWith('socket:')).sort()
 }
 
+/** Boots a guest on a TAP of QEMU's own, `q0`, in the switch's namespace. */
+async function bootOnTap(wiring: Wiring, name: string, mac: string): Promise<Guest> {
+  const space = wiring.switchSpace()
+  await space.ip('tuntap add q0 mode tap vnet_hdr')
+  await space.ip('link set q0 up')
+  return Guest.boot(wiring.lab, {
+    name,
+    namespace: space,
+    arguments: ['-netdev', 'tap,id=n0,ifname=q0,script=no,downscript=no,vhost=off', ...card(mac)],
+  })
+}
+
 describe('guests whose shard is killed', wants, () => {
   const pingMillis = 20
   let wiring: Wiring
@@ -178,14 +183,7 @@ describe('guests whose shard is killed', wants, () => {
     await onStream.configure('10.88.0.2/24')
     onDatagrams = await Guest.boot(wiring.lab, { name: 'g2', arguments: await printed(wiring, 'g2') })
     await onDatagrams.configure('10.88.0.3/24')
-    const space = wiring.switchSpace()
-    await space.ip('tuntap add q0 mode tap vnet_hdr')
-    await space.ip('link set q0 up')
-    onTap = await Guest.boot(wiring.lab, {
-      name: 'g3',
-      namespace: space,
-      arguments: ['-netdev', 'tap,id=n0,ifname=q0,script=no,downscript=no,vhost=off', ...card('52:54:00:00:00:03')],
-    })
+    onTap = await bootOnTap(wiring, 'g3', '52:54:00:00:00:03')
     await onTap.configure('10.88.0.4/24')
     await wiring.add('g3', '--kind netdev --dev q0')
     for (const address of ['10.88.0.2', '10.88.0.3', '10.88.0.4']) await host.reaches(address, 60)
