@@ -10,13 +10,8 @@
  * the port ends with ECONNRESET, and the peer connects anew.
  *
  * Receive. One read takes as much as the buffer holds, and whole frames are cut from it until the burst has no room;
-<<<<<<< HEAD
  * the rest stays, with the port ready. A read that came back short has emptied the socket (epoll(7)), and of the next
  * bytes we are told; it is followed by one more only if an end or an error stands behind the last bytes. The end is
-=======
- * the rest stays, with the port ready. A read that came back short has emptied the socket (epoll(7)), and the next
- * bytes are told of; it is followed by one more only if an end or an error stands behind the last bytes. The end is
->>>>>>> wt-d
  * told when all frames before it have been taken; an error of the socket too, though recvmmsg() tells that first.
  *
  * A length of 0 or above QEMU's own limit (65536 + 4096) means that the peer speaks something else or attacks: the

@@ -64,6 +64,13 @@ test('nothing is left to do later', () => {
   )
 })
 
+test('no merge is left half done', () => {
+  const documents = ['README.md', 'ARCHITECTURE.md', 'package.json', 'native/Makefile']
+  const texts = [...sources, ...documents.map((file) => [file, readFileSync(join(root, file), 'utf8')] as const)]
+  const marked = texts.filter(([, text]) => /^(<{7}|={7}|>{7}|\|{7})( |$)/m.test(text)).map(([file]) => file)
+  assert.deepEqual(marked, [])
+})
+
 // ---- imports ----
 
 /** The files of this project that a script imports, types included. */

@@ -47,6 +47,7 @@ export const DROP_NO_NAT_PORT = 37
 export const DROP_NOT_SERVED = 38
 export const DROP_SERVICE_BUSY = 39
 export const DROP_NOT_ROUTED = 40
+export const DROP_ISOLATED = 43
 // Of ports whose guest shares its memory.
 export const DROP_BAD_DESCRIPTOR = 41
 export const DROP_SHARD_ENDED = 42
@@ -105,6 +106,7 @@ export const DROP_NAMES: readonly (string | undefined)[] = (() => {
   names[DROP_NOT_SERVED] = 'not-served' // to the gateway itself, for a service that it does not have
   names[DROP_SERVICE_BUSY] = 'service-busy' // the service could not take more from this port
   names[DROP_NOT_ROUTED] = 'not-routed' // multicast or broadcast, which the router does not forward
+  names[DROP_ISOLATED] = 'isolated' // from an isolated port to another one, by way of the router
   names[DROP_BAD_DESCRIPTOR] = 'bad-descriptor' // a virtqueue's descriptor chain that breaks virtio 1.2, 2.7
   names[DROP_SHARD_ENDED] = 'shard-ended' // in work when the shard's process ended; some of it may have left
   names[DROP_EGRESS_DOWN] = 'egress-down' // the link of the port it should leave by is down by order

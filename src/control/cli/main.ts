@@ -2,6 +2,7 @@
 /**
  * The command line: `weft OBJECT VERB …`. See `command.ts` for what all commands share.
  */
+import '../signals.js'
 import { Command, CommanderError } from 'commander'
 import { weftVersion } from '../places.js'
 import { addCaptureCommand } from './capture.js'

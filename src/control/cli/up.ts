@@ -1,5 +1,5 @@
 /**
- * `weft up`: runs the daemon in the foreground until SIGTERM or SIGINT.
+ * `weft up`: runs the daemon in the foreground until SIGTERM, SIGINT, SIGHUP or SIGQUIT.
  */
 import type { Command } from 'commander'
 import { LOG_LEVELS, Log, type LogLevel } from '../log.js'
@@ -48,7 +48,7 @@ async function up(options: UpOptions & { socket: string }): Promise<void> {
   const ending = new Promise<{ reason: string; status: number }>((resolve) => {
     end = (reason, status) => resolve({ reason, status })
   })
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => end(signal, 0))
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT'] as const) process.once(signal, () => end(signal, 0))
   const [{ startDaemon }, { createFabric }, { native }] = await Promise.all([
     import('../daemon.js'),
     import('../fabric.js'),

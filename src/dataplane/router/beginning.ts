@@ -84,7 +84,8 @@ export class Beginning {
       return this.answers.refuse(UNREACHABLE_NETWORK, 0, DROP_NO_ROUTE)
     const isElsewhere = out !== zone.uplink && out !== zone.lan
     const isFromUplink = segment === zone.uplink
-    const path = out === zone.uplink || isElsewhere ? PATH_OUT : isFromUplink ? PATH_IN : PATH_LOCAL
+    // what comes from outside meets the rules for it, also where it only passes on to another network
+    const path = isFromUplink ? PATH_IN : out === zone.uplink || isElsewhere ? PATH_OUT : PATH_LOCAL
     const flowState = zone.isOpen || state.conntrack.mayBegin(h) ? STATE_NEW : STATE_INVALID
 
     const judge = state.firewalls[zone.zone]
@@ -136,7 +137,9 @@ export class Beginning {
     inside.copy(state.headers)
     const to = this.router.translated((entry << 1) | direction)
     if (to !== null && path === PATH_IN) inside.copyDestination(to)
-    return this.judge(judge, taken, STATE_ESTABLISHED, -1, false)
+    const neighbor = judge.namesEgress(taken) ? this.router.nextHop(entry, direction) : -1
+    const egress = neighbor < 0 ? -1 : state.neighbors.port(neighbor)
+    return this.judge(judge, taken, STATE_ESTABLISHED, egress, false)
   }
 
   /**

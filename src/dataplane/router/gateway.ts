@@ -25,7 +25,7 @@ import { Headers } from './headers.js'
 import { Discovery, ND_ROUTER_SOLICITATION, ND_SOLICITATION, advertise, solicit } from './nd.js'
 import * as neighborTable from './neighbors.js'
 import type { Neighbors } from './neighbors.js'
-import type { Releases } from './guard.js'
+import { type Releases, isPayload } from './guard.js'
 import * as routerTable from './router-table.js'
 import type { RouterTable } from './router-table.js'
 import * as waiting from './waiting.js'
@@ -136,7 +136,8 @@ export class Gateway implements Releases {
         segment = ports.network[port]
         isServed = table.gatewayPort[segment] >= 0 && (ports.flags[port] & PORT_GATEWAY) === 0
       }
-      if (isServed && records[record + VID] === table.vid[segment]) {
+      const vid = records[record + VID]
+      if (isServed && vid === table.vid[segment] && !isPayload(records[record + TAG], vid)) {
         const high = records[record + MAC_HIGH] & 0xffff
         if ((high & 1) !== 0) {
           if (this.takeGroup(packet, record, segment)) continue

@@ -8,7 +8,7 @@
  * - IPv4 and IPv6 addresses, in IP packets and in ARP and neighbor discovery: never the router's; never one that is
  *   bound to another port by a lease or by order, or that another port has used in the last minute. A port that has a
  *   leased or assigned IPv4 address may use no other. Otherwise the first to use an address has it: `neighbors.ts`
- *   keeps them. An address that is not in the segment's subnets is not the guard's matter; the router drops it.
+ *   keeps them. An address that is not in the segment's subnets is used only by a port that routes, or by order.
  * - Answers of DHCP servers, router advertisements and redirects are dropped, whatever extension headers stand before
  *   them; an IPv6 packet whose headers do not end within the frame is dropped, and so is IP inside IEEE 802.2 (SNAP),
  *   which hosts understand and filters forget (VU#855201).
@@ -21,7 +21,7 @@ import type { Fdb } from '../fdb.js'
 import * as layout from '../layout.js'
 import * as portTable from '../port-table.js'
 import type { PortTable } from '../port-table.js'
-import { isLinkLocal6 } from './address-kinds.js'
+import { isLinkLocal4, isLinkLocal6 } from './address-kinds.js'
 import { arpSender, validArp } from './arp.js'
 import type { Neighbors } from './neighbors.js'
 import type { RouterTable } from './router-table.js'
@@ -38,7 +38,7 @@ const {
   DROP_SPOOFED_ADDRESS,
   DROP_SPOOFED_MAC,
 } = drops
-const { ETHERTYPE, INGRESS, LENGTH, MAC_HIGH, OFFSET, RECORD_SHIFT, SOURCE_LOW, VID } = layout
+const { ETHERTYPE, INGRESS, LENGTH, MAC_HIGH, OFFSET, RECORD_SHIFT, SOURCE_LOW, TAG, VID } = layout
 const { PORT_GATEWAY, PORT_GUARDED, PORT_LINK, PORT_ROUTES, PORT_SERVES_DHCP } = portTable
 
 const TYPE_IP = 0x0800
@@ -47,6 +47,10 @@ const TYPE_IP6 = 0x86dd
 const TYPE_LEAST = 0x0600
 const SNAP = 0xaaaa0300 | 0
 const EXTENSIONS_MAX = 8
+// clients take what comes to these ports, from whatever port it was sent
+const DHCP_SERVER = 67
+const DHCP_CLIENT = 68
+const DHCP6_CLIENT = 546
 /** Seconds for which an address stays with the port that used it last. */
 const CLAIM_SECONDS = 60
 
@@ -125,7 +129,7 @@ export class Guard {
       this.macPort = port
       this.macVid = vid
     }
-    if (vid !== this.table.vid[segment]) return 0
+    if (vid !== this.table.vid[segment] || isPayload(records[record + TAG], vid)) return 0
     const type = records[record + ETHERTYPE]
     if (type === TYPE_IP) return this.judgeIp(record, port, segment, flags)
     if (type === TYPE_IP6) return this.judgeIp6(record, port, segment, flags)
@@ -155,9 +159,9 @@ export class Guard {
     if (bytes[ip + 9] === 17 && !isLater) {
       const transport = ip + (bytes[ip] & 15) * 4
       if (transport + 8 > records[record + OFFSET] + records[record + LENGTH]) return DROP_BAD_IP
-      const sourcePort = view.getUint16(transport)
-      if (sourcePort === 67 && (flags & PORT_SERVES_DHCP) === 0) return DROP_DHCP_SERVER
-      if (source === 0 && sourcePort === 68) return 0
+      const destinationPort = view.getUint16(transport + 2)
+      if (destinationPort === DHCP_CLIENT && (flags & PORT_SERVES_DHCP) === 0) return DROP_DHCP_SERVER
+      if (source === 0 && destinationPort === DHCP_SERVER && view.getUint16(transport) === DHCP_CLIENT) return 0
     }
     return this.judgeAddress(record, port, segment, 4, source, 0, 0, 0)
   }
@@ -188,7 +192,8 @@ export class Guard {
       type = next === 58 ? bytes[at] : 0
       if ((type === 134 || type === 137) && (flags & PORT_ROUTES) === 0) return DROP_ROUTER_ADVERTISEMENT
       if (isFragment && type >= 133 && type <= 137) return DROP_BAD_ND
-      if (next === 17 && view.getUint16(at) === 547 && (flags & PORT_SERVES_DHCP) === 0) return DROP_DHCP_SERVER
+      const destinationPort = next === 17 ? view.getUint16(at + 2) : 0
+      if (destinationPort === DHCP6_CLIENT && (flags & PORT_SERVES_DHCP) === 0) return DROP_DHCP_SERVER
     }
     const ip0 = view.getInt32(ip + 8)
     const ip1 = view.getInt32(ip + 12)
@@ -233,15 +238,18 @@ export class Guard {
       return 0
     const zone = this.table.zones[this.table.zone[segment]]
     if (zone.answersOn(segment, family, ip0, ip1, ip2, ip3)) return DROP_SPOOFED_ADDRESS
-    const isLinkLocal = family === 6 && isLinkLocal6(ip0)
+    const isLinkLocal = family === 6 ? isLinkLocal6(ip0) : isLinkLocal4(ip0)
+    const { neighbors } = this
+    const entry = neighbors.find(segment, family, ip0, ip1, ip2, ip3)
     if (isLinkLocal || zone.isOnLink(segment, family, ip0, ip1, ip2, ip3)) {
-      const { neighbors } = this
-      const entry = neighbors.find(segment, family, ip0, ip1, ip2, ip3)
       if (family === 4 && neighbors.bound4[port] > 0 && (entry < 0 || !neighbors.isBound(entry)))
         return DROP_SPOOFED_ADDRESS
       if (entry >= 0 && !this.mayTake(entry, macLow, macHigh, port)) return DROP_SPOOFED_ADDRESS
       neighbors.learn(segment, family, ip0, ip1, ip2, ip3, macLow, macHigh, port, this.now)
       if (neighbors.releasedCount > 0) this.releases.sendReleased()
+    } else if ((this.ports.flags[port] & PORT_ROUTES) === 0) {
+      if (entry < 0 || !neighbors.isBound(entry) || !neighbors.mayBe(entry, macLow, macHigh, port))
+        return DROP_SPOOFED_ADDRESS
     }
     this.ipPort = port
     this.ipFamily = family
@@ -273,6 +281,14 @@ export class Guard {
     const type = view.getUint16(frame + 20)
     return type === TYPE_IP || type === TYPE_ARP || type === TYPE_IP6
   }
+}
+
+/**
+ * Whether a frame is of a VLAN that guests make among themselves, on the part of the network that knows no VLANs. A tag
+ * of VID 0 says a priority only (IEEE 802.1Q-2018 9.6): hosts take such a frame as untagged, so it is no payload.
+ */
+export function isPayload(tag: number, vid: number): boolean {
+  return vid === 0 && (tag & 0xfff) !== 0
 }
 
 /** Hop-by-hop options, routing, fragment, authentication, destination options (RFC 8200 section 4). */

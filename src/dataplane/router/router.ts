@@ -38,18 +38,29 @@ import type { RoutesPackets } from './gateway.js'
 import * as headerTypes from './headers.js'
 import * as icmpErrors from './icmp-error.js'
 import type { GivesUp } from './neighbors.js'
+import * as portTable from '../port-table.js'
 import type { RouterState } from './state.js'
 import type { Zone } from './zone.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
-const { DROP_HOP_LIMIT, DROP_INVALID, DROP_MARTIAN, DROP_NOT_ROUTED, DROP_NO_NEIGHBOR, DROP_NO_ROUTE, DROP_TOO_BIG } =
-  drops
+const {
+  DROP_HOP_LIMIT,
+  DROP_INVALID,
+  DROP_ISOLATED,
+  DROP_MARTIAN,
+  DROP_NOT_ROUTED,
+  DROP_NO_NEIGHBOR,
+  DROP_NO_ROUTE,
+  DROP_TOO_BIG,
+} = drops
+const { PORT_ISOLATED } = portTable
 const { CONNECTION_SHIFT, HEADER_LENGTH, HEADER_ROUTED_PACKETS, INGRESS, LENGTH, OFFSET, RECORD_SHIFT, SEGMENT_BYTES } =
   layout
 const { FRAGMENT_NONE, PROTOCOL_ICMP6, PROTOCOL_TCP, PROTOCOL_UDP } = headerTypes
 const {
   isGroup4,
   isGroup6,
+  isLinkLocal4,
   isLinkLocal6,
   isMartianDestination4,
   isMartianDestination6,
@@ -222,6 +233,9 @@ export class Router implements RoutesPackets, GivesUp {
         return zone.answersOn(segment, 4, destination0, 0, 0, 0) ? 0 : DROP_MARTIAN
       if (isMartianSource4(source0) || isMartianDestination4(destination0)) return DROP_MARTIAN
       if (isGroup4(destination0) || zone.isBroadcast(segment, destination0)) return DROP_NOT_ROUTED
+      // RFC 3927 section 2.7; its host may speak to the router only
+      if (isLinkLocal4(source0) || isLinkLocal4(destination0))
+        return zone.answersOn(segment, 4, destination0, 0, 0, 0) ? 0 : DROP_NOT_ROUTED
     } else {
       if (isMartianSource6(source0, source1, source2)) return DROP_MARTIAN
       if (isMartianDestination6(destination0, destination1, destination2)) return DROP_MARTIAN
@@ -261,6 +275,7 @@ export class Router implements RoutesPackets, GivesUp {
     const neighbor = this.nextHop(entry, direction)
     if (neighbor < 0) return this.answers.refuse(UNREACHABLE_NETWORK, 0, DROP_NO_ROUTE)
     if (!this.isReady(neighbor)) return
+    if (this.areIsolated(neighbor)) return this.isolate(entry, direction)
     if (h.hopLimit <= 1) return this.answers.refuse(ANSWER_TIME_EXCEEDED, 0, DROP_HOP_LIMIT)
     const mtu = table.mtu[state.neighbors.segment(neighbor)]
     const record = packet << RECORD_SHIFT
@@ -280,6 +295,22 @@ export class Router implements RoutesPackets, GivesUp {
     pool.records[record + LENGTH] = h.end - pool.records[record + OFFSET] // without padding
     if (isTooBig) this.cut(neighbor, mtu)
     else gateway.sendTo(packet, neighbor)
+  }
+
+  /** Whether the packet in hand came by an isolated port and goes to another one of the same network. */
+  private areIsolated(neighbor: number): boolean {
+    const { neighbors, packet, pool, ports } = this.state
+    const ingress = pool.records[(packet << RECORD_SHIFT) + INGRESS]
+    const egress = neighbors.port(neighbor)
+    const both = ports.flags[ingress] & ports.flags[egress] & PORT_ISOLATED
+    return both !== 0 && ports.network[ingress] === ports.network[egress]
+  }
+
+  /** Drops a packet between isolated ports, and lets none of its connection pass by the short way. */
+  private isolate(entry: number, direction: number): void {
+    const { pool, packet } = this.state
+    this.words[(entry << CONNECTION_SHIFT) + CONN_NEIGHBOR + direction] = 0
+    pool.drop(packet, DROP_ISOLATED)
   }
 
   /** A segment's MSS may not promise what the smaller of two links does not take. */

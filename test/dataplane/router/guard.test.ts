@@ -253,9 +253,41 @@ guarding('what the router asks for goes to who answers', (weft) => {
   weft.wait(10)
 })
 
-guarding("addresses of no subnet are not the guard's matter", (weft) => {
+guarding('addresses of no subnet are not to be had but by order', (weft) => {
+  for (const address of ['203.0.113.9', '1.1.1.1', '127.0.0.1', A.outside4, '2001:db8:5::1']) {
+    assert.equal(weft.udp(G1, address), 'spoofed-address', address)
+    assert.equal(weft.udp(G3, address), 'spoofed-address', address)
+  }
+  weft.bind(G1, '203.0.113.9')
   assert.equal(weft.udp(G1, '203.0.113.9'), true)
-  assert.equal(weft.udp(G3, '203.0.113.9'), true)
+  assert.equal(weft.udp(G3, '203.0.113.9'), 'spoofed-address')
+  assert.equal(weft.udp(G3, '169.254.7.7'), true, 'link-local addresses are of the link')
+})
+
+guarding(
+  'a port that routes sends from addresses of other links',
+  (weft) => {
+    assert.equal(weft.udp(G1, '203.0.113.9'), true)
+    assert.equal(weft.udp(G3, '203.0.113.9'), true)
+  },
+  PORT_GUARDED | PORT_ROUTES,
+)
+
+/** The frame with an IEEE 802.1Q tag. */
+const tagged = (frame: Uint8Array, vid: number): Uint8Array =>
+  Uint8Array.from([...frame.subarray(0, 12), 0x81, 0, vid >> 8, vid & 255, ...frame.subarray(12)])
+
+guarding('what guests tag among themselves is payload; a tag of a priority alone is none', (weft) => {
+  const spoofed = framed(
+    G2.mac,
+    G1.mac,
+    build({ family: 4, source: ip('1.1.1.1'), destination: ip(G2.ip4), protocol: 17 }),
+  )
+  assert.equal(weft.passes(G1.port, tagged(spoofed, 5)), true)
+  assert.equal(weft.passes(G1.port, tagged(spoofed, 0)), 'spoofed-address')
+  const question = framed(BROADCAST, G3.mac, arp(1, G3.mac, G3.ip4, NOBODY, A.gateway4), 0x0806)
+  const flooded = weft.pass(G3.port, tagged(question, 5))
+  assert.ok(flooded.length > 0 && flooded.every((sent) => sent.port !== G3.port), 'the gateway does not answer')
 })
 
 guarding('many claims cost their own port alone', (weft) => {
@@ -305,6 +337,9 @@ guarding('ARP says who sends it', (weft) => {
 // ---- servers and routers ----
 
 guarding('no answers of a DHCP server', (weft) => {
+  // clients look at the port that a message comes to
+  assert.equal(weft.udp(G1, G1.ip4, { sourcePort: 1067, destinationPort: 68 }), 'dhcp-server')
+  assert.equal(weft.udp(G1, G1.ip6, { sourcePort: 1547, destinationPort: 546 }), 'dhcp-server')
   assert.equal(weft.udp(G1, G1.ip4, { sourcePort: 67, destinationPort: 68 }), 'dhcp-server')
   assert.equal(weft.udp(G1, G1.ip4, { sourcePort: 67, destinationPort: 68, options: [1, 1, 1, 1] }), 'dhcp-server')
   assert.equal(

@@ -17,6 +17,7 @@ import {
   STATE_ESTABLISHED,
   STATE_INVALID,
 } from '../../../src/dataplane/router/firewall.js'
+import { PORT_ISOLATED } from '../../../src/dataplane/port-table.js'
 import type { CompiledRoute, CompiledRouter } from '../../../src/dataplane/router/router-table.js'
 import type { SentFrame } from '../../../src/ports/memory.js'
 import { type Packet, build } from './packet-builder.js'
@@ -56,6 +57,30 @@ import {
   routing,
   usualFirewall,
 } from './router-rig.js'
+
+test('isolated ports do not meet by way of the router', () => {
+  const weft = new Routed()
+  weft.site(A, routerOf(A), PORT_ISOLATED)
+  weft.teach(A)
+  for (const family of FAMILIES) {
+    const packet = outbound(family, { destination: ip(addressOf(G2, family)) })
+    // the second and third would be taken by the short way
+    for (let i = 0; i < 3; i++) assert.deepEqual(weft.from(A, G1, packet), [], `IPv${family}`)
+    assert.deepEqual(weft.from(A, G2, replyTo(packet)), [])
+    toIsp(weft.from(A, G1, outbound(4, { sourcePort: 50000 + family })), {
+      ...hop(outbound(4, { sourcePort: 50000 + family })),
+      source: ip(A.outside4),
+    })
+  }
+  assert.deepEqual(weft.reasons(), { isolated: 8 })
+  weft.checkPool()
+})
+
+routing('IPv4 link-local addresses stay on their link (RFC 3927 section 2.7)', (weft) => {
+  assert.deepEqual(weft.from(A, G1, outbound(4, { source: ip('169.254.7.7') })), [])
+  assert.deepEqual(weft.from(A, G1, outbound(4, { destination: ip('169.254.169.254') })), [])
+  assert.deepEqual(weft.reasons(), { 'not-routed': 2 })
+})
 
 // ---- addresses that cannot be ----
 
