@@ -8,7 +8,7 @@
  * The loop never returns to Node's event loop: the channel is read between two turns, and its being readable ends the
  * wait of `receive`. When the control process is gone, so is this one.
  */
-import './signals.js'
+import { ignoreStraySignals } from './signals.js'
 import { randomFillSync } from 'node:crypto'
 import {
   EVENT_CODE,
@@ -173,4 +173,5 @@ function run(): never {
   }
 }
 
+ignoreStraySignals()
 run()

@@ -2,9 +2,9 @@
 /**
  * The command line: `weft OBJECT VERB …`. See `command.ts` for what all commands share.
  */
-import '../signals.js'
 import { Command, CommanderError } from 'commander'
 import { weftVersion } from '../places.js'
+import { ignoreStraySignals } from '../signals.js'
 import { addCaptureCommand } from './capture.js'
 import { say } from './command.js'
 import { addFdbCommands } from './fdb.js'
@@ -59,6 +59,7 @@ async function main(args: readonly string[]): Promise<number> {
   }
 }
 
+ignoreStraySignals()
 process.stdout.on('error', (error) => {
   // Whoever read our output has seen enough.
   if ((error as NodeJS.ErrnoException).code === 'EPIPE') process.exit(DONE)
