@@ -47,6 +47,7 @@ const TYPE_IP6 = 0x86dd
 const TYPE_LEAST = 0x0600
 const SNAP = 0xaaaa0300 | 0
 const EXTENSIONS_MAX = 8
+const PROTOCOL_IGMP = 2
 // clients take what comes to these ports, from whatever port it was sent
 const DHCP_SERVER = 67
 const DHCP_CLIENT = 68
@@ -163,6 +164,8 @@ export class Guard {
       if (destinationPort === DHCP_CLIENT && (flags & PORT_SERVES_DHCP) === 0) return DROP_DHCP_SERVER
       if (source === 0 && destinationPort === DHCP_SERVER && view.getUint16(transport) === DHCP_CLIENT) return 0
     }
+    // a host without an address reports its groups all the same (RFC 3376 section 4.2.13)
+    if (source === 0 && bytes[ip + 9] === PROTOCOL_IGMP) return 0
     return this.judgeAddress(record, port, segment, 4, source, 0, 0, 0)
   }
 

@@ -264,6 +264,11 @@ guarding('addresses of no subnet are not to be had but by order', (weft) => {
   assert.equal(weft.udp(G3, '169.254.7.7'), true, 'link-local addresses are of the link')
 })
 
+guarding('a host without an address reports its groups (RFC 3376 section 4.2.13), and does no more', (weft) => {
+  assert.equal(weft.udp(G1, '0.0.0.0', { protocol: 2 }), true)
+  assert.equal(weft.udp(G1, '0.0.0.0'), 'spoofed-address')
+})
+
 guarding(
   'a port that routes sends from addresses of other links',
   (weft) => {
