@@ -4,8 +4,8 @@
  * On the unix socket: root, the user of the daemon, and the members of a group if one was named; the kernel says who
  * the peer is. On TCP: who shows the token, in `Authorization: Bearer TOKEN` or, from a browser, as the WebSocket
  * subprotocol `weft.token.TOKEN`. Everywhere: a page of another origin is refused (RFC 6455 section 10.2), and so is a
- * Host header with a name that is not this host's, by which a hostile page would reach a loopback address (DNS
- * rebinding).
+ * Host header with a name that is neither localhost nor the TLS certificate's, by which a hostile page would reach a
+ * loopback address (DNS rebinding).
  */
 import { createHash, timingSafeEqual } from 'node:crypto'
 import { readFileSync } from 'node:fs'
@@ -43,12 +43,15 @@ function userName(uid: number): string | undefined {
   return line?.split(':')[0]
 }
 
+/** Whether a name is this daemon's, as its certificate says. */
+export type Names = (name: string) => boolean
+
 /** Why a request's Host or Origin is refused; null if it is not. */
-export function refusesOrigin({ headers }: IncomingMessage): string | null {
+export function refusesOrigin({ headers }: IncomingMessage, names: Names): string | null {
   const host = hostOf(`http://${headers.host ?? 'localhost'}`)
   if (host === null) return 'the Host header is not valid'
   const name = host.hostname.replace(/^\[|\]$/g, '')
-  if (name !== 'localhost' && isIP(name) === 0) return `the host name ${name} is not this daemon's`
+  if (name !== 'localhost' && isIP(name) === 0 && !names(name)) return `the host name ${name} is not this daemon's`
   if (headers.origin === undefined) return null
   const origin = hostOf(headers.origin)
   if (origin === null || origin.host !== host.host) return 'requests of another origin are refused'

@@ -1,5 +1,5 @@
 /**
- * The client: `import { connect } from 'weft'`.
+ * The client: `import { connect } from 'weft-switch'`.
  *
  *   const weft = await connect()                                  // the daemon of this user, by its unix socket
  *   const weft = await connect({ url: 'ws://127.0.0.1:7070', token })
@@ -10,7 +10,10 @@
  *
  * Methods and their types are those of `rpc.discover`. A refusal rejects with `CallError`, whose `code` is a word such
  * as ERR_NETWORK_EXISTS; no daemon at the address rejects with `ConnectError`. When the connection ends, calls under
- * way reject and `closed` resolves. A connection has one capture at a time.
+ * way reject and `closed` resolves. A connection has one capture at a time; a second is refused and the first goes on.
+ *
+ * A daemon that stands still is not waited for for ever: connecting ends after 10 s, a call after 120 s, or as said by
+ * `connectSeconds` and `callSeconds`; a call that ends so may have been done all the same.
  */
 import { connect as connectSocket } from 'node:net'
 import { WebSocket } from 'ws'
@@ -43,8 +46,16 @@ export type { NameRecord } from './router-edits.js'
 
 const BUSY_ATTEMPTS = 100
 const BUSY_MILLIS = 50
+const CONNECT_SECONDS = 10
+const CALL_SECONDS = 120
 
-export type Address = { socket: string } | { url: string; token: string }
+export type Address = ({ socket: string } | { url: string; token: string }) & Patience
+
+/** How long is waited, in seconds. */
+export interface Patience {
+  connectSeconds?: number
+  callSeconds?: number
+}
 
 /** What `rates` notifications carry. */
 export interface Rates {
@@ -113,14 +124,21 @@ export async function connect(address: Address = { socket: defaultSocket() }): P
 }
 
 async function connectOnce(address: Address): Promise<Client> {
+  const { connectSeconds = CONNECT_SECONDS, callSeconds = CALL_SECONDS } = address
   const options = { perMessageDeflate: false, maxPayload: 1 << 30 }
   const socket =
     'socket' in address
       ? new WebSocket('ws://localhost/rpc', { ...options, createConnection: () => connectSocket(address.socket) })
       : new WebSocket(address.url, { ...options, headers: { authorization: `Bearer ${address.token}` } })
   const name = 'socket' in address ? address.socket : address.url
-  const client = new Client(socket, name)
+  const client = new Client(socket, name, callSeconds)
+  let late: NodeJS.Timeout | undefined
   await new Promise<void>((resolve, reject) => {
+    // Of our own: what ws has for it does not reach a socket that it is given.
+    late = setTimeout(() => {
+      reject(new ConnectError(`${name}: the daemon does not answer within ${connectSeconds} s`, true))
+      socket.terminate()
+    }, connectSeconds * 1000)
     socket.once('open', resolve)
     socket.once('unexpected-response', (_request, response) => {
       let text = ''
@@ -135,7 +153,7 @@ async function connectOnce(address: Address): Promise<Client> {
       const sentence = missing ? `no daemon at ${name}` : `${name}: ${error.message}`
       reject(new ConnectError(sentence, !missing, code))
     })
-  })
+  }).finally(() => clearTimeout(late))
   return client
 }
 
@@ -144,6 +162,7 @@ export class Client {
   readonly closed: Promise<void>
   private readonly socket: WebSocket
   private readonly name: string
+  private readonly callSeconds: number
   private readonly pending = new Map<number, Pending>()
   private readonly subscribers = new Map<number, (method: string, params: never) => void>()
   /** notifications of subscriptions whose number is not known yet */
@@ -153,9 +172,10 @@ export class Client {
   private onBroken: ((error: Error) => void) | null = null
   private last = 0
 
-  constructor(socket: WebSocket, name: string) {
+  constructor(socket: WebSocket, name: string, callSeconds: number) {
     this.socket = socket
     this.name = name
+    this.callSeconds = callSeconds
     socket.on('message', (data, binary) => {
       if (binary) this.onBytes?.(data as Buffer)
       else this.receive((data as Buffer).toString())
@@ -176,7 +196,20 @@ export class Client {
         reject(new ConnectError(`the connection to ${this.name} is closed`))
         return
       }
-      this.pending.set(id, { resolve: (result) => resolve(result as Methods[M]['result']), reject })
+      const late = setTimeout(() => {
+        this.pending.delete(id)
+        reject(new ConnectError(`${this.name}: ${method} is not answered within ${this.callSeconds} s`, true))
+      }, this.callSeconds * 1000)
+      this.pending.set(id, {
+        resolve: (result) => {
+          clearTimeout(late)
+          resolve(result as Methods[M]['result'])
+        },
+        reject: (error) => {
+          clearTimeout(late)
+          reject(error)
+        },
+      })
       this.socket.send(JSON.stringify({ jsonrpc: '2.0', id, method, params }))
     })
   }
@@ -208,13 +241,28 @@ export class Client {
     params: Methods['capture.start']['params'],
     onBytes: (bytes: Uint8Array) => void,
   ): Promise<RunningCapture> {
+    if (this.onBytes !== null) {
+      const message = 'a connection has one capture at a time; open another for a second'
+      throw new CallError({ code: -32000, message, data: { code: 'ERR_CAPACITY' } })
+    }
+    const over = () => {
+      this.onBytes = this.onEnded = this.onBroken = null
+    }
     const ended = new Promise<CaptureEnd>((resolve, reject) => {
-      this.onEnded = resolve
+      this.onEnded = (end) => {
+        over()
+        resolve(end)
+      }
       this.onBroken = reject
     })
     ended.catch(() => {})
     this.onBytes = onBytes
-    await this.call('capture.start', params)
+    try {
+      await this.call('capture.start', params)
+    } catch (error) {
+      over()
+      throw error
+    }
     return {
       ended,
       stop: async () => {

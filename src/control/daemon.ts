@@ -20,6 +20,7 @@ import type { Fabric } from './model.js'
 import type { Event } from './network.js'
 import { Networks } from './networks.js'
 import { weftVersion } from './places.js'
+import { checkMember } from './powers.js'
 import { Dispatcher } from './rpc.js'
 import { invalid } from './schema.js'
 import { Failure } from './failure.js'
@@ -84,11 +85,14 @@ export async function startDaemon(options: DaemonOptions, { log, native, fabric:
     let listen: string | null = null
     const clients = () => server.clients
     const facts = { version, socket: options.socket, listen: () => listen, clients }
-    const dispatcher = new Dispatcher(createHandlers(networks, fabric, store, facts), discover(version), log)
+    const handlers = createHandlers(networks, fabric, store, facts)
+    const dispatcher = new Dispatcher<Session>(handlers, discover(version), log, (method, params, { party }) => {
+      if (typeof party === 'object') checkMember(method, params, options.socket)
+    })
     const metrics = createMetrics({ networks, fabric, version, clients })
     const server: Server = new Server({
       log,
-      session: (socket) => new Session(socket, networks, fabric, dispatcher),
+      session: (socket, party) => new Session(socket, party, networks, fabric, dispatcher),
       metrics: async () => ({ contentType: metrics.contentType, text: await metrics.metrics() }),
     })
     closers.push(() => server.close())

@@ -23,9 +23,11 @@ export function readDocument(text: string): unknown {
     throw invalid('', `the document is not YAML or JSON: ${fault.message.split('\n')[0]?.replace(/:$/, '')}`)
   }
   try {
-    return document.toJS({ maxAliasCount: 100 })
+    const value: unknown = document.toJS({ maxAliasCount: 100 })
+    JSON.stringify(value) // throws where an alias stands within what it names
+    return value
   } catch (error) {
-    throw invalid('', `the document is not YAML or JSON: ${(error as Error).message}`)
+    throw invalid('', `the document is not YAML or JSON: ${(error as Error).message.split('\n')[0]}`)
   }
 }
 

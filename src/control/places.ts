@@ -29,7 +29,7 @@ export function weftVersion(): string {
         name: string
         version: string
       }
-      if (found.name === 'weft') return found.version
+      if (found.name === 'weft-switch') return found.version
     } catch {
       // Not there: look further up.
     }

@@ -33,6 +33,8 @@ export type Handlers<Session> = {
   ) => Promise<Methods[M]['result']> | Methods[M]['result']
 }
 
+export type Permit<Session> = (method: MethodName, params: unknown, session: Session) => void
+
 type Id = string | number | null
 
 interface Answer {
@@ -46,9 +48,11 @@ export class Dispatcher<Session> {
   private readonly handlers: Handlers<Session>
   private readonly document: object
   private readonly log: Log
+  private readonly permit: Permit<Session>
 
-  /** `document` is what `rpc.discover` returns. */
-  constructor(handlers: Handlers<Session>, document: object, log: Log) {
+  /** `document` is what `rpc.discover` returns. `permit` throws for a call that the session may not make. */
+  constructor(handlers: Handlers<Session>, document: object, log: Log, permit: Permit<Session> = () => {}) {
+    this.permit = permit
     this.handlers = handlers
     this.document = document
     this.log = log
@@ -95,6 +99,7 @@ export class Dispatcher<Session> {
     const name = method as MethodName
     try {
       const given = check(api[name].params as TSchema, byName(api[name].params, params)) as never
+      this.permit(name, given, session)
       const result: unknown = await Promise.resolve(this.handlers[name](given, session))
       return { jsonrpc: '2.0', id, result }
     } catch (error) {

@@ -8,6 +8,7 @@
  * is closed (1013). Slow subscriptions and captures end earlier, see there.
  */
 import type { WebSocket } from 'ws'
+import type { Party } from './admission.js'
 import { CaptureStream } from './capture-stream.js'
 import type { Fabric } from './model.js'
 import type { Networks } from './networks.js'
@@ -23,6 +24,8 @@ const PINGS_MISSED = 2
 export class Session {
   readonly subscriptions: Subscriptions
   readonly capture: CaptureStream
+  /** who calls */
+  readonly party: Party
   private readonly socket: WebSocket
   private readonly dispatcher: Dispatcher<Session>
   private readonly waiting: string[] = []
@@ -33,8 +36,9 @@ export class Session {
   private unsentMessages = 0
   private unanswered = 0
 
-  constructor(socket: WebSocket, networks: Networks, fabric: Fabric, dispatcher: Dispatcher<Session>) {
+  constructor(socket: WebSocket, party: Party, networks: Networks, fabric: Fabric, dispatcher: Dispatcher<Session>) {
     this.socket = socket
+    this.party = party
     this.dispatcher = dispatcher
     this.subscriptions = new Subscriptions(networks, {
       notify: (method, params) => this.notify(method, params),

@@ -3,10 +3,13 @@
  * the switch takes them; writing, what the port sends goes to a pcapng file. Runs in the control process, over the
  * shard's inject and punt rings: no guest's frame waits for a disk.
  *
+ * What is written to is made new, or is a file of the daemon's user that is empty or a pcapng file already: a slip, or
+ * a link that somebody else has laid there, costs nobody a file. Links, FIFOs and devices are refused.
+ *
  * A frame of a capture that was cut when it was taken is received as it is. A file that ends within a record, or is
  * none, ends the port with the place where; the frames before have been received.
  */
-import { closeSync, openSync, readSync, writeSync } from 'node:fs'
+import { closeSync, constants, fstatSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs'
 import { TAKES_CHECKSUM, TAKES_TSO4, TAKES_TSO6, TAKES_USO } from '../dataplane/port-table.js'
 import type { Device, Socket } from './device.js'
 import { CaptureReader, interfaceDescription, packetBytes, sectionHeader, writePacket } from './pcapng.js'
@@ -20,6 +23,8 @@ const CHUNK_BYTES = 65536
 /** Frames handed in before other work of the control process gets its turn. */
 const FRAMES_A_TURN = 512
 const AGAIN_MILLIS = 1
+/** Type of the block that a pcapng file begins with, the same in both byte orders. */
+const SECTION_HEADER = 0x0a0d0d0a
 
 export class PcapDevice implements Device {
   readonly hasPeer = false
@@ -44,7 +49,7 @@ export class PcapDevice implements Device {
     const { read, write } = this.options
     if (read !== null && this.reading < 0) this.reading = openSync(read, 'r')
     if (write !== null && this.writing < 0) {
-      this.writing = openSync(write, 'w')
+      this.writing = openRecord(write)
       writeSync(this.writing, sectionHeader())
       writeSync(this.writing, interfaceDescription(this.name))
     }
@@ -110,4 +115,27 @@ export class PcapDevice implements Device {
       this.socket.report('error', `${this.options.read}: ${(error as Error).message}`)
     }
   }
+}
+
+/** Opens a file to write a capture into from its start. Throws, and changes nothing, if it is not ours to write. */
+function openRecord(path: string): number {
+  const { O_RDWR, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = constants
+  const fd = openSync(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0o600)
+  try {
+    const { size, uid, nlink } = fstatSync(fd)
+    if (!fstatSync(fd).isFile()) throw new Error('it is no regular file')
+    if (uid !== process.geteuid?.()) throw new Error(`it belongs to user ${uid}`)
+    if (nlink > 1) throw new Error('it has other names (hard links)')
+    if (size > 0 && !isCapture(fd)) throw new Error('it exists and is no pcapng file')
+    ftruncateSync(fd)
+    return fd
+  } catch (error) {
+    closeSync(fd)
+    throw new Error(`${path}: ${(error as Error).message}`, { cause: error })
+  }
+}
+
+function isCapture(fd: number): boolean {
+  const start = Buffer.alloc(4)
+  return readSync(fd, start, 0, 4, 0) === 4 && start.readUInt32LE() === SECTION_HEADER
 }

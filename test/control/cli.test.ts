@@ -209,6 +209,8 @@ test('status 2: wrong usage, with the usage', async () => {
     const { status, stdout, stderr } = await fixture.run(...words.split(' ').filter(Boolean))
     assert.deepEqual([status, stdout], [2, ''], words)
     assert.match(stderr, /usage/i, words)
+    const isTypo = words.split(' ').length > 2 || words.includes('frobnicate')
+    if (isTypo) assert.equal(stderr.trim().split('\n').length, 2, stderr)
   }
 })
 
@@ -226,6 +228,35 @@ test('status 3: no daemon', async () => {
 test('help and version', async () => {
   assert.match(await done('--version'), /^\d+\.\d+\.\d+\n$/)
   assert.match(await done('port', 'add', '--help'), /--trunk <vids>/)
+  for (const words of [['help'], ['help', 'port'], ['port', 'help']]) {
+    assert.match(await done(...words), /^Usage: weft/, words.join(' '))
+  }
+})
+
+test('with --json a refusal is JSON, with its code', async () => {
+  const absent = await fixture.run('network', 'show', 'x', '--json')
+  assert.equal(absent.status, 1)
+  assert.deepEqual(JSON.parse(absent.stdout), {
+    error: { message: 'there is no network x', data: { code: 'ERR_NETWORK_NOT_FOUND' } },
+  })
+  const wrong = await fixture.run('port', 'add', 'default', 'p', '--kind', 'tap', '--access', '4095', '--json')
+  assert.deepEqual(JSON.parse(wrong.stdout).error.data, { code: 'ERR_INVALID', path: 'access' })
+  assert.equal(wrong.stderr.trim().split('\n').length, 1)
+})
+
+test('what cannot be written or read is told in a line', async () => {
+  const loop = join(fixture.folder, 'loop.yaml')
+  writeFileSync(loop, 'name: &x [*x]\n')
+  refused(await fixture.run('network', 'define', loop), /circular|not YAML/i)
+  await done('port', 'add', 'default', 'full', '--kind', 'tap')
+  const running = fixture.run('capture', 'default', '-w', '/dev/full')
+  await until('the capture runs', () => fixture.fabric.captures.length === 1)
+  fixture.fabric.frame('full', new Uint8Array(60))
+  const { status, stderr } = await running
+  assert.equal(status, 1, stderr)
+  assert.match(stderr, /file \/dev\/full: ENOSPC/)
+  assert.doesNotMatch(stderr, /\n +at /)
+  await done('port', 'remove', 'default', 'full')
 })
 
 test('top prints a table a sample, or a line of JSON', async () => {

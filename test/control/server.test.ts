@@ -2,10 +2,12 @@
 import assert from 'node:assert/strict'
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { request } from 'node:http'
-import { connect as connectSocket, createServer } from 'node:net'
+import { execFileSync } from 'node:child_process'
+import { request as requestTls } from 'node:https'
+import { type Socket, connect as connectSocket, createServer } from 'node:net'
 import { join } from 'node:path'
 import { afterEach, beforeEach, test } from 'node:test'
-import { type ClientOptions, WebSocket } from 'ws'
+import { type ClientOptions, WebSocket, WebSocketServer } from 'ws'
 import { admitsPeer } from '../../src/control/access.js'
 import { CallError, ConnectError, type Event, connect } from '../../src/control/client.js'
 import { Failure } from '../../src/control/failure.js'
@@ -282,4 +284,100 @@ test('who may connect by the unix socket', () => {
   assert.equal(admitsPeer(peer(1001, 50), 1000, null), false)
   assert.equal(admitsPeer(peer(1001, 50), 1000, group), true)
   assert.equal(admitsPeer(peer(1001, 51), 1000, group), false)
+})
+
+test('silent TCP connections take nobody his place on the unix socket, and end by themselves', async () => {
+  const { listen } = await fixture.start({ listen: '127.0.0.1:0' })
+  const port = Number(listen?.split(':').at(-1))
+  const silent: Socket[] = []
+  let ended = 0
+  let refused = ''
+  for (let n = 0; n < 140; n++) {
+    const socket = connectSocket(port, '127.0.0.1')
+    socket.on('error', () => {})
+    socket.on('data', (data) => {
+      refused = String(data)
+    })
+    socket.on('close', () => ended++)
+    silent.push(socket)
+  }
+  await until('those above the share are refused', () => ended === 140 - 16)
+  assert.match(refused, /503[^]*16 connections by TCP are open/)
+  await (await fixture.client()).call('status', {})
+  assert.equal((await get('/healthz')).status, 200)
+  await until('the others are ended', () => ended === 140)
+  assert.equal((await fetch(`http://${listen}/healthz`)).status, 200)
+})
+
+test('clients on TCP leave the places that are kept', async () => {
+  const { listen } = await fixture.start({ listen: '127.0.0.1:0' })
+  const token = readFileSync(join(fixture.state, 'token'), 'utf8').trim()
+  const address = { url: `ws://${listen}/`, token }
+  const clients = await Promise.all(Array.from({ length: 14 }, () => connect(address)))
+  while (clients.length < 32) clients.push(await connect(address))
+  await assert.rejects(connect(address), /32 clients by TCP are connected/)
+  await (await fixture.client()).call('status', {})
+  for (const client of clients) client.close()
+})
+
+test('a name in the TLS certificate is a name of the daemon; no other is', async () => {
+  const [certificate, key] = ['cert.pem', 'key.pem'].map((name) => join(fixture.folder, name)) as [string, string]
+  const names = ['-subj', '/CN=switch', '-addext', 'subjectAltName=DNS:switch.example']
+  const making = ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-keyout', key, '-out', certificate]
+  execFileSync('openssl', [...making, ...names], { stdio: 'ignore' })
+  const { listen } = await fixture.start({ listen: '127.0.0.1:0', certificate, key })
+  const ask = (host: string): Promise<number> =>
+    new Promise((resolve, reject) => {
+      const [hostname, port] = (listen ?? '').split(':')
+      const options = { hostname, port, path: '/healthz', headers: { host }, rejectUnauthorized: false }
+      requestTls(options, (response) => resolve(response.resume().statusCode ?? 0))
+        .on('error', reject)
+        .end()
+    })
+  assert.equal(await ask('switch.example'), 200)
+  assert.equal(await ask('other.example'), 403)
+  await fixture.daemon?.close()
+  writeFileSync(certificate, 'no certificate')
+  await assert.rejects(fixture.start({ listen: '127.0.0.1:0', certificate, key }), (error: Failure) => {
+    return error instanceof Failure && error.message.includes(certificate)
+  })
+})
+
+test('a second capture is refused, and the first goes on', async () => {
+  await fixture.start()
+  const client = await fixture.client()
+  await client.call('port.add', { network: 'default', name: 'vm1', kind: 'tap' })
+  let bytes = 0
+  const first = await client.capture({ network: 'default', count: 1 }, (chunk) => {
+    bytes += chunk.length
+  })
+  await assert.rejects(
+    client.capture({ network: 'default' }, () => assert.fail('the second hears nothing')),
+    { code: 'ERR_CAPACITY' },
+  )
+  fixture.fabric.frame('vm1', new Uint8Array(60))
+  assert.deepEqual(await first.ended, { frames: 1, lost: 0 })
+  assert.ok(bytes > 60)
+  await assert.rejects(
+    client.capture({ network: 'x' }, () => {}),
+    { code: 'ERR_NETWORK_NOT_FOUND' },
+  )
+  const again = await client.capture({ network: 'default' }, () => {})
+  assert.deepEqual(await again.stop(), { frames: 0, lost: 0 })
+})
+
+test('a daemon that stands still is not waited for for ever', async () => {
+  const silent = createServer((socket) => void socket.resume())
+  await new Promise<void>((resolve) => silent.listen(fixture.socket, resolve))
+  await assert.rejects(connect({ socket: fixture.socket, connectSeconds: 0.2 }), (error: ConnectError) => {
+    return error.refused && /the daemon does not answer within 0.2 s/.test(error.message)
+  })
+  const deaf = new WebSocketServer({ port: 0, host: '127.0.0.1' })
+  await new Promise((resolve) => deaf.once('listening', resolve))
+  const { port } = deaf.address() as { port: number }
+  const client = await connect({ url: `ws://127.0.0.1:${port}/`, token: 'x', callSeconds: 0.2 })
+  await assert.rejects(client.call('status', {}), /status is not answered within 0.2 s/)
+  client.close()
+  deaf.close()
+  silent.close()
 })

@@ -3,7 +3,7 @@
  * queues or a namespace told by process id, and frames that one port kind hands to another.
  */
 import assert from 'node:assert/strict'
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
+import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, afterEach, before, beforeEach, describe, it } from 'node:test'
 import { tshark } from '../rig/capture.js'
@@ -68,6 +68,30 @@ describe('pcap ports', wants, () => {
       rows,
       [b.mac, a.mac].map((source) => [source, broadcast]),
     )
+  })
+
+  it('what --write names is spared if it is no capture of our own', async () => {
+    const precious = join(folder, 'precious')
+    const foreign = join(folder, 'foreign.pcapng')
+    const link = join(folder, 'link.pcapng')
+    writeFileSync(precious, 'precious')
+    writeFileSync(foreign, Buffer.from([0x0a, 0x0d, 0x0d, 0x0a, 1, 2, 3, 4]))
+    chownSync(foreign, 65534, 65534)
+    symlinkSync(join(folder, 'led-to'), link)
+    for (const [name, path] of Object.entries({ precious, foreign, link })) {
+      const result = await wiring.weft.cli(['port', 'add', 'lan', name, '--kind', 'pcap', '--write', path])
+      if (result.status === 0) {
+        assert.ok((await wiring.weft.waitPort('lan', name, 'error')).reason?.includes(path))
+      } else assert.ok(result.stderr.includes(path), result.stderr)
+    }
+    assert.equal(readFileSync(precious, 'utf8'), 'precious')
+    assert.equal(readFileSync(foreign).length, 8)
+    assert.equal(existsSync(join(folder, 'led-to')), false)
+    const own = join(folder, 'own.pcapng')
+    for (const name of ['first', 'again']) {
+      await wiring.add(name, `--kind pcap --write ${own}`)
+      await wiring.weft.do(['port', 'remove', 'lan', name])
+    }
   })
 
   it('a file that is no capture, or half of one, does no harm and is named', async () => {

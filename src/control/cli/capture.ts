@@ -8,6 +8,7 @@
  */
 import { closeSync, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs'
 import type { Command } from 'commander'
+import { Failure } from '../failure.js'
 import { type Session, UsageError, integer, say, talking } from './command.js'
 
 export function addCaptureCommand(weft: Command): void {
@@ -25,6 +26,7 @@ async function capture(session: Session, operands: string[], options: Record<str
   if (w === '-' && session.json) throw new UsageError('--json needs -w FILE')
 
   let end = () => {}
+  let fault: Error | null = null
   const interrupted = new Promise<void>((resolve) => {
     end = resolve
     process.once('SIGINT', resolve)
@@ -47,16 +49,21 @@ async function capture(session: Session, operands: string[], options: Record<str
         ...(count === undefined ? {} : { count }),
       },
       (bytes) => {
-        if (!begun) empty(fd)
-        begun = true
-        if (readable && !writeAll(fd, bytes)) {
+        if (!readable) return
+        try {
+          if (!begun) empty(fd)
+          begun = true
+          readable = writeAll(fd, bytes)
+        } catch (error) {
           readable = false
-          end()
+          fault = new Failure('ERR_IO', `${w === '-' ? 'stdout' : `file ${w}`}: ${(error as Error).message}`)
         }
+        if (!readable) end()
       },
     )
     say(`weft: capturing on ${port === undefined ? `network ${network}` : `port ${port} of network ${network}`}`)
     const { frames, lost } = await Promise.race([running.ended, interrupted.then(() => running.stop())])
+    if (fault !== null) throw fault
     if (session.json) session.print({ frames, lost }, '')
     else say(`weft: ${frames} frames captured, ${lost} lost`)
   } finally {

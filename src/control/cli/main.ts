@@ -6,7 +6,7 @@ import { Command, CommanderError } from 'commander'
 import { weftVersion } from '../places.js'
 import { ignoreStraySignals } from '../signals.js'
 import { addCaptureCommand } from './capture.js'
-import { say } from './command.js'
+import { print, say } from './command.js'
 import { addFdbCommands } from './fdb.js'
 import { addHostCommands } from './host.js'
 import { addNetworkCommands } from './network.js'
@@ -20,6 +20,7 @@ const DONE = 0
 const REFUSED = 1
 const WRONG_USAGE = 2
 const NO_DAEMON = 3
+const HELPING = ['commander.helpDisplayed', 'commander.help', 'commander.version']
 
 function program(): Command {
   const weft = new Command('weft')
@@ -27,7 +28,7 @@ function program(): Command {
     .version(weftVersion(), '--version', 'print the version')
     .option('--socket <path>', 'socket of the daemon')
     .option('--json', 'print the result of the API as JSON')
-    .showHelpAfterError()
+    .showHelpAfterError('(--help behind a command prints its usage, weft help all commands)')
     .exitOverride()
   addUpCommand(weft)
   addNetworkCommands(weft)
@@ -41,20 +42,31 @@ function program(): Command {
   return weft
 }
 
+/** The code and the path of a refusal, as far as it has them. */
+function wordsOf(error: Error): { data?: { code: string; path?: string } } {
+  const { code, path } = error as { code?: unknown; path?: unknown }
+  if (typeof code !== 'string' || code === '') return {}
+  return { data: typeof path === 'string' ? { code, path } : { code } }
+}
+
+/** Whether help is what was asked for: `weft` alone and `weft port` print it because something is missing. */
+function asked(args: readonly string[]): boolean {
+  return args.some((word) => word === 'help' || word === '--help' || word === '-h' || word === '--version')
+}
+
 /** Runs a command line; returns the exit status. */
 async function main(args: readonly string[]): Promise<number> {
   try {
     await program().parseAsync(args, { from: 'user' })
     return DONE
   } catch (error) {
-    if (error instanceof CommanderError) {
-      return error.code === 'commander.helpDisplayed' || error.code === 'commander.version' ? DONE : WRONG_USAGE
-    }
+    if (error instanceof CommanderError) return HELPING.includes(error.code) && asked(args) ? DONE : WRONG_USAGE
     if (!(error instanceof Error)) throw error
-    const refused = error.name === 'CallError' || error.name === 'Failure' || 'refused' in error
-    if (!refused && !('syscall' in error)) throw error
     const absent = error.name === 'ConnectError' && 'refused' in error && error.refused === false
-    say(`weft: ${error.message.replaceAll('\n', ' ')}${absent ? ' (weft up starts one)' : ''}`)
+    const message = `${error.message.replaceAll('\n', ' ')}${absent ? ' (weft up starts one)' : ''}`
+    // With --json a program reads stdout: there the refusal stands, too, as the API words it.
+    if (args.includes('--json')) print(JSON.stringify({ error: { message, ...wordsOf(error) } }, null, 2))
+    say(`weft: ${message}`)
     return absent ? NO_DAEMON : REFUSED
   }
 }
@@ -63,6 +75,7 @@ ignoreStraySignals()
 process.stdout.on('error', (error) => {
   // Whoever read our output has seen enough.
   if ((error as NodeJS.ErrnoException).code === 'EPIPE') process.exit(DONE)
-  throw error
+  say(`weft: stdout: ${error.message}`)
+  process.exit(REFUSED)
 })
 process.exitCode = await main(process.argv.slice(2))

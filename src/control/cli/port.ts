@@ -81,7 +81,7 @@ function kindOptions(command: Command): void {
   command
     .option('--dev <ifname>', 'tap, netdev: the interface (tap: default NAME)')
     .option('--no-offloads', 'tap, vhost-user: no unfinished checksums and no large frames')
-    .option('--path <socket>', 'vhost-user, qemu: path of a unix socket; qemu: or ADDRESS:PORT on loopback')
+    .option('--path <socket>', 'vhost-user, qemu: path of a unix socket; qemu: or ADDRESS:PORT on loopback', socketPath)
     .option('--client', 'vhost-user, qemu: connect to the socket instead of making it')
     .option('--dgram', 'qemu: datagrams instead of a stream')
     .option('--poll', 'vhost-user: ask the rings without end, which takes a core')
@@ -160,4 +160,9 @@ function portList(one: PortStatus): string {
     ['drops', drops.map(([reason, count]) => `${reason} ${count}`).join(', ') || '-'],
     ['in software', `${one.software.segmented} segmented, ${one.software.checksums} checksums`],
   ])
+}
+
+/** A path is relative to the user's folder, not the daemon's; ADDRESS:PORT is none. */
+function socketPath(text: string): string {
+  return /^[^/]*:\d+$/.test(text) ? text : filePath(text)
 }
