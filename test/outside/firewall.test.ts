@@ -330,10 +330,16 @@ describe('guard', wants, () => {
       `${to(b.mac)}/IP(src="10.93.0.200", dst="${victim}")/UDP(dport=9999)`,
       `${to(broadcast)}/IP(src="10.93.0.200", dst="10.93.0.255")/UDP(dport=9999)`,
     ])
-    // not of this network at all: the router drops it
-    await scapy(a.space, `sendp(${to(gateway)}/${udp('192.0.2.1')}, iface="${a.device}")`)
-    await scapy(a.space, `sendp(${to(gateway)}/${udp('127.0.0.1')}, iface="${a.device}")`)
-    await lan.drops('a', 'martian', 2)
+    // not of this network at all: neither the router gets it nor a neighbor
+    const foreign = ['192.0.2.1', '127.0.0.1', '1.1.1.1']
+    await dropped(
+      a,
+      'spoofed-address',
+      foreign.flatMap((source) => [
+        `${to(gateway)}/${udp(source)}`,
+        `${to(b.mac)}/IP(src="${source}", dst="${victim}")/UDP(dport=9999)`,
+      ]),
+    )
     assert.deepEqual(await capture.stop(), [])
   })
 
