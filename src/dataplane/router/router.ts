@@ -22,6 +22,7 @@
  */
 import * as drops from '../drops.js'
 import * as layout from '../layout.js'
+import * as portTable from '../port-table.js'
 import * as addressKinds from './address-kinds.js'
 import * as answering from './answers.js'
 import { Answers } from './answers.js'
@@ -38,7 +39,6 @@ import type { RoutesPackets } from './gateway.js'
 import * as headerTypes from './headers.js'
 import * as icmpErrors from './icmp-error.js'
 import type { GivesUp } from './neighbors.js'
-import * as portTable from '../port-table.js'
 import type { RouterState } from './state.js'
 import type { Zone } from './zone.js'
 
@@ -233,17 +233,20 @@ export class Router implements RoutesPackets, GivesUp {
         return zone.answersOn(segment, 4, destination0, 0, 0, 0) ? 0 : DROP_MARTIAN
       if (isMartianSource4(source0) || isMartianDestination4(destination0)) return DROP_MARTIAN
       if (isGroup4(destination0) || zone.isBroadcast(segment, destination0)) return DROP_NOT_ROUTED
-      // RFC 3927 section 2.7; its host may speak to the router only
-      if (isLinkLocal4(source0) || isLinkLocal4(destination0))
-        return zone.answersOn(segment, 4, destination0, 0, 0, 0) ? 0 : DROP_NOT_ROUTED
+      // RFC 3927 section 2.7: as below
+      if (isLinkLocal4(source0) || isLinkLocal4(destination0)) {
+        if (!zone.answersOn(segment, 4, destination0, 0, 0, 0)) return DROP_NOT_ROUTED
+        if (isLinkLocal4(source0)) return zone.ownSegment(4, source0, 0, 0, 0) >= 0 ? DROP_MARTIAN : 0
+      }
     } else {
       if (isMartianSource6(source0, source1, source2)) return DROP_MARTIAN
       if (isMartianDestination6(destination0, destination1, destination2)) return DROP_MARTIAN
       if (isGroup6(destination0)) return DROP_NOT_ROUTED
       // a link-local address means nothing on another link: its host may speak to the router only
       if (isLinkLocal6(source0) || isLinkLocal6(destination0)) {
-        const isOwn = zone.answersOn(segment, 6, destination0, destination1, destination2, destination3)
-        return isOwn ? 0 : DROP_NOT_ROUTED
+        if (!zone.answersOn(segment, 6, destination0, destination1, destination2, destination3)) return DROP_NOT_ROUTED
+        // any other source is judged as one always is
+        if (isLinkLocal6(source0)) return 0
       }
     }
     const isLan = zone.isOnLink(zone.lan, family, source0, source1, source2, source3)

@@ -55,6 +55,7 @@ import {
   routerOf,
   routesOf,
   routing,
+  uplinkOf,
   usualFirewall,
 } from './router-rig.js'
 
@@ -73,6 +74,27 @@ test('isolated ports do not meet by way of the router', () => {
     })
   }
   assert.deepEqual(weft.reasons(), { isolated: 8 })
+  weft.checkPool()
+})
+
+test('an own address that is link-local opens no way for forged sources', () => {
+  const weft = new Routed()
+  const uplink = uplinkOf(A)
+  uplink.addresses.push({ ip: ip('169.254.10.1'), prefix: 16 })
+  weft.site(A, routerOf(A, { uplink }))
+  weft.teach(A)
+  const forged: [string, string][] = [
+    [G1.ip4, '169.254.10.1'],
+    [A.gateway4, '169.254.10.1'],
+    [G1.ip6, 'fe80::2'],
+    [A.gateway6, 'fe80::2'],
+  ]
+  for (const [source, destination] of forged) {
+    const family = source.includes(':') ? 6 : 4
+    const packet = outbound(family, { source: ip(source), destination: ip(destination) })
+    assert.deepEqual(weft.from(A, A.isp, packet), [], source)
+  }
+  assert.deepEqual(weft.reasons(), { martian: 4 })
   weft.checkPool()
 })
 
