@@ -122,8 +122,9 @@ function openRecord(path: string): number {
   const { O_RDWR, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = constants
   const fd = openSync(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0o600)
   try {
-    const { size, uid, nlink } = fstatSync(fd)
-    if (!fstatSync(fd).isFile()) throw new Error('it is no regular file')
+    const status = fstatSync(fd)
+    const { size, uid, nlink } = status
+    if (!status.isFile()) throw new Error('it is no regular file')
     if (uid !== process.geteuid?.()) throw new Error(`it belongs to user ${uid}`)
     if (nlink > 1) throw new Error('it has other names (hard links)')
     if (size > 0 && !isCapture(fd)) throw new Error('it exists and is no pcapng file')

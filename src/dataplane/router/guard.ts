@@ -242,17 +242,15 @@ export class Guard {
     const zone = this.table.zones[this.table.zone[segment]]
     if (zone.answersOn(segment, family, ip0, ip1, ip2, ip3)) return DROP_SPOOFED_ADDRESS
     const isLinkLocal = family === 6 ? isLinkLocal6(ip0) : isLinkLocal4(ip0)
-    const { neighbors } = this
-    const entry = neighbors.find(segment, family, ip0, ip1, ip2, ip3)
-    if (isLinkLocal || zone.isOnLink(segment, family, ip0, ip1, ip2, ip3)) {
-      if (family === 4 && neighbors.bound4[port] > 0 && (entry < 0 || !neighbors.isBound(entry)))
-        return DROP_SPOOFED_ADDRESS
+    const isOfLink = isLinkLocal || zone.isOnLink(segment, family, ip0, ip1, ip2, ip3)
+    if (isOfLink || (this.ports.flags[port] & PORT_ROUTES) === 0) {
+      const { neighbors } = this
+      const entry = neighbors.find(segment, family, ip0, ip1, ip2, ip3)
+      const isBound = entry >= 0 && neighbors.isBound(entry)
+      if (!isBound && (!isOfLink || (family === 4 && neighbors.bound4[port] > 0))) return DROP_SPOOFED_ADDRESS
       if (entry >= 0 && !this.mayTake(entry, macLow, macHigh, port)) return DROP_SPOOFED_ADDRESS
-      neighbors.learn(segment, family, ip0, ip1, ip2, ip3, macLow, macHigh, port, this.now)
+      if (isOfLink) neighbors.learn(segment, family, ip0, ip1, ip2, ip3, macLow, macHigh, port, this.now)
       if (neighbors.releasedCount > 0) this.releases.sendReleased()
-    } else if ((this.ports.flags[port] & PORT_ROUTES) === 0) {
-      if (entry < 0 || !neighbors.isBound(entry) || !neighbors.mayBe(entry, macLow, macHigh, port))
-        return DROP_SPOOFED_ADDRESS
     }
     this.ipPort = port
     this.ipFamily = family
