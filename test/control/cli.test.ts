@@ -186,6 +186,19 @@ test('status 1: refused, one line that names the object and the value', async ()
   refused(await fixture.run('qemu', 'default', 'p'), /network default has no port p/)
 })
 
+test('a word that is nearly right: one line says what was meant, one where help is', async () => {
+  for (const [words, meant] of [
+    [['port', 'ad', 'default'], 'add'],
+    [['netwrk', 'list'], 'network'],
+  ] as const) {
+    const { status, stderr } = await fixture.run(...words)
+    assert.equal(status, 2)
+    const lines = stderr.trimEnd().split('\n')
+    assert.equal(lines.length, 2, stderr)
+    assert.ok(lines[0].includes(`(Did you mean ${meant}?)`), stderr)
+  }
+})
+
 test('status 2: wrong usage, with the usage', async () => {
   for (const words of [
     '',

@@ -29,6 +29,8 @@ function program(): Command {
     .option('--socket <path>', 'socket of the daemon')
     .option('--json', 'print the result of the API as JSON')
     .showHelpAfterError('(--help behind a command prints its usage, weft help all commands)')
+    // what might have been meant stands behind what is wrong, in one line
+    .configureOutput({ outputError: (text, write) => write(text.replace('\n(Did', ' (Did')) })
     .exitOverride()
   addUpCommand(weft)
   addNetworkCommands(weft)
