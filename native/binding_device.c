@@ -83,6 +83,11 @@ FUNCTION(open_packet) {
     return result;
 }
 
+FUNCTION(packet_losses_of) {
+    struct call call = begin(env, info);
+    return number(env, packet_losses(small_integer(&call, 0)));
+}
+
 FUNCTION(get_link) {
     struct call call = begin(env, info);
     char name[TEXT_MAX], netns[TEXT_MAX];
@@ -234,6 +239,7 @@ const struct function device_functions[] = {
     {"restoreTap", restore_tap},
     {"setCarrier", set_carrier},
     {"openPacket", open_packet},
+    {"packetLosses", packet_losses_of},
     {"getLink", get_link},
     {"setLinkMtu", set_link_mtu},
     {"addAddress", add_address},

@@ -89,6 +89,7 @@ static int read_link(int fd, const char *name, struct link *link) {
     link->mtu = request.ifr_mtu;
     if (ioctl(fd, SIOCGIFHWADDR, &request) < 0) return -errno;
     memcpy(link->mac, request.ifr_hwaddr.sa_data, 6);
+    link->type = request.ifr_hwaddr.sa_family;
     if (ioctl(fd, SIOCGIFFLAGS, &request) < 0) return -errno;
     link->flags = (unsigned)(unsigned short)request.ifr_flags;
     return 0;
@@ -177,11 +178,20 @@ static int set_up_tap(int fd, int control, const struct tap_request *request, co
     return found->link.flags & IFF_UP ? 0 : write_flags(control, request->name, found->link.flags | IFF_UP);
 }
 
-/* Makes or adopts the device. One that its last owner has just closed is busy for a few milliseconds more. */
-static int take_tap(int fd, struct ifreq *interface) {
+/*
+ * Makes or adopts the device. One that its last owner has just closed is busy for a few milliseconds more. One that is
+ * there is opened with one queue or several as it was made, which the kernel does not tell: the other is tried then.
+ */
+static int take_tap(int fd, struct ifreq *interface, bool existed) {
     struct timespec pause = {.tv_nsec = BUSY_MILLIS * 1000000};
+    bool tried = !existed;
     for (int i = 0; i < BUSY_TRIES; i++) {
         if (ioctl(fd, TUNSETIFF, interface) == 0) return 0;
+        if (errno == EINVAL && !tried) {
+            interface->ifr_flags ^= IFF_MULTI_QUEUE;
+            tried = true;
+            continue;
+        }
         if (errno != EBUSY) return -errno;
         nanosleep(&pause, NULL);
     }
@@ -204,7 +214,7 @@ static int open_tap(void *argument) {
         return error;
     }
     interface.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (request->multi_queue ? IFF_MULTI_QUEUE : 0));
-    error = take_tap(fd, &interface);
+    error = take_tap(fd, &interface, task->found->existed);
     if (!error && !task->found->existed && request->mac) error = write_mac(control, request->name, request->mac);
     if (!error && !task->found->existed) error = read_link(control, request->name, &task->found->link);
     if (!error) error = set_up_tap(fd, control, request, task->found);
@@ -284,6 +294,7 @@ static int open_packet(void *argument) {
     struct link_task link_task = {task->name, task->link, 0};
     int error = get_link(&link_task);
     if (error) return error;
+    if (task->link->type != ARPHRD_ETHER) return -EPROTOTYPE;
     if (!(task->link->flags & IFF_UP)) return -ENETDOWN;
     task->fds[0] = open_packet_socket(task->link->index, true);
     if (task->fds[0] < 0) return task->fds[0];
@@ -296,4 +307,11 @@ static int open_packet(void *argument) {
 int packet_open(const char *name, const char *netns, int fds[2], struct link *link) {
     struct packet_task task = {name, fds, link};
     return in_namespace(netns, open_packet, &task);
+}
+
+int64_t packet_losses(int fd) {
+    struct tpacket_stats stats = {0};
+    socklen_t length = sizeof stats;
+    if (getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, &stats, &length) < 0) return -errno;
+    return stats.tp_drops;
 }

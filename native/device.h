@@ -13,6 +13,7 @@ struct link {
     int index;      /* interface index */
     int mtu;        /* bytes */
     unsigned flags; /* IFF_* */
+    int type;       /* ARPHRD_* */
     uint8_t mac[6];
 };
 
@@ -38,8 +39,13 @@ int tap_set_carrier(int fd, bool on);
 /* Gives an adopted device its earlier MTU and flags back, and takes its offloads away. */
 int tap_restore(int fd, const char *name, const char *netns, const struct link *link);
 
-/* AF_PACKET sockets on an existing interface; fds[0] receives, fds[1] sends past the queueing discipline. */
+/*
+ * AF_PACKET sockets on an existing Ethernet interface; fds[0] receives, fds[1] sends past the queueing discipline.
+ * -EPROTOTYPE: the interface's frames are no Ethernet frames (a layer-3 device, the loopback).
+ */
 int packet_open(const char *name, const char *netns, int fds[2], struct link *link);
+/* Frames that the kernel dropped since the last call, because the receiving socket's buffer was full. */
+int64_t packet_losses(int fd);
 
 int link_get(const char *name, const char *netns, struct link *link);
 int link_set_mtu(const char *name, const char *netns, int mtu);

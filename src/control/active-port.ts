@@ -14,7 +14,7 @@ import {
   TRANSMITTED_BYTES,
   TRANSMITTED_PACKETS,
 } from '../dataplane/layout.js'
-import { DROP_FIRST_TRANSMIT, DROP_NAMES, DROP_REASONS } from '../dataplane/drops.js'
+import { DROP_FIRST_TRANSMIT, DROP_NAMES, DROP_REASONS, DROP_RECEIVE_OVERFLOW } from '../dataplane/drops.js'
 import { TAKES_CHECKSUM, TAKES_TSO4, TAKES_TSO6, TAKES_USO } from '../dataplane/port-table.js'
 import { type Device, type GuestChange, ShardEnded, type Socket, explain } from '../ports/device.js'
 import { SystemFailure } from '../ports/native.js'
@@ -215,7 +215,8 @@ export class ActivePort implements Socket {
     let receiveDropped = 0
     let transmitDropped = 0
     for (let reason = 0; reason < DROP_REASONS; reason++) {
-      const count = arena.drops[(this.number << DROP_SHIFT) + reason]
+      const lost = reason === DROP_RECEIVE_OVERFLOW ? (this.device.losses?.() ?? 0) : 0
+      const count = arena.drops[(this.number << DROP_SHIFT) + reason] + lost
       const name = DROP_NAMES[reason]
       if (count === 0 || name === undefined) continue
       drops[name] = count

@@ -51,6 +51,8 @@ export const DROP_ISOLATED = 43
 // Of ports whose guest shares its memory.
 export const DROP_BAD_DESCRIPTOR = 41
 export const DROP_SHARD_ENDED = 42
+// Counted by the kernel, not by the frame path.
+export const DROP_RECEIVE_OVERFLOW = 44
 // Transmit reasons.
 export const DROP_EGRESS_DOWN = 48
 export const DROP_EGRESS_MTU = 49
@@ -109,6 +111,7 @@ export const DROP_NAMES: readonly (string | undefined)[] = (() => {
   names[DROP_ISOLATED] = 'isolated' // from an isolated port to another one, by way of the router
   names[DROP_BAD_DESCRIPTOR] = 'bad-descriptor' // a virtqueue's descriptor chain that breaks virtio 1.2, 2.7
   names[DROP_SHARD_ENDED] = 'shard-ended' // in work when the shard's process ended; some of it may have left
+  names[DROP_RECEIVE_OVERFLOW] = 'receive-overflow' // came faster than Weft took them from the interface
   names[DROP_EGRESS_DOWN] = 'egress-down' // the link of the port it should leave by is down by order
   names[DROP_EGRESS_MTU] = 'egress-mtu' // longer than the MTU of the port it should leave by
   names[DROP_QUEUE_FULL] = 'queue-full' // the peer does not read fast enough

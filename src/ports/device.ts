@@ -88,6 +88,8 @@ export interface Device {
   failed(code: number): boolean
   /** Looks whether the device is still as it was; called about once a second. */
   check(): void
+  /** Frames that the kernel dropped before Weft could take them, since the port was made; a kind that knows it. */
+  losses?(): number
   /** A new MTU for the link. */
   setMtu(mtu: number): void
   /** The link by order: pulls the cable at the guest's end, where the kind can show it. */
@@ -126,6 +128,7 @@ export function explain(error: unknown): string {
     ECONNREFUSED: `${name}: nobody listens there`,
     ENAMETOOLONG: `${name}: longer than the 107 bytes of a socket path`,
     EINVAL: `${name}: not a device of this kind`,
+    EPROTOTYPE: `${name}: not an Ethernet interface`,
     EBADFD: `${name}: the device was deleted`,
   }
   return known[error.code] ?? `${name}: ${error.code}`

@@ -115,6 +115,8 @@ export interface Native {
   /** Pulls the cable of a TAP's host side, or plugs it in again. */
   setCarrier(fd: number, on: boolean): number
   openPacket(name: string, netns: string): OpenedPacket | number
+  /** Frames that the kernel dropped since the last call, because the receiving socket's buffer was full. */
+  packetLosses(fd: number): number
   getLink(name: string, netns: string): Link | number
   setLinkMtu(name: string, netns: string, mtu: number): number
   /** `ip`: 4 or 16 bytes. One that is there already: -EEXIST. What is added goes with the interface. */

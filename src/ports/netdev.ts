@@ -2,7 +2,9 @@
  * Kind `netdev`: an existing interface through raw sockets: a physical NIC, a veth, the TAP of a QEMU guest.
  *
  * Nothing about the interface is changed: promiscuous mode is a membership of the socket and goes with it, the host
- * keeps its addresses. An interface that is down or gone is waited for. The kernel cuts segmentation-offload frames and
+ * keeps its addresses. An interface that is down or gone is waited for; one without Ethernet frames (a VPN's layer-3
+ * device, the loopback) is refused. Frames that came faster than they were taken are the kernel's to drop: it is asked
+ * for their number. The kernel cuts segmentation-offload frames and
  * finishes checksums where the interface cannot, so the port takes all of them.
  */
 import { KIND_PACKET } from '../dataplane/layout.js'
@@ -27,6 +29,7 @@ export class NetdevDevice implements Device {
   private readonly socket: Socket
   private readonly netns: string
   private opened: OpenedPacket | null = null
+  private lost = 0
 
   constructor(options: NetdevOptions, socket: Socket) {
     this.options = options
@@ -56,6 +59,7 @@ export class NetdevDevice implements Device {
   /** Follows the link: no carrier is `down`. An interface that was replaced by another of its name is opened anew. */
   check(): void {
     if (!this.opened) return
+    this.losses()
     const link = native.getLink(this.options.dev, this.netns)
     if (typeof link === 'number') return // the socket tells that itself
     if (link.index !== this.opened.index) {
@@ -69,6 +73,11 @@ export class NetdevDevice implements Device {
     else this.socket.report('up', null)
   }
 
+  losses(): number {
+    if (this.opened) this.lost += Math.max(0, native.packetLosses(this.opened.fd))
+    return this.lost
+  }
+
   /** The interface is not Weft's: its MTU stays. */
   setMtu(): void {}
 
@@ -80,6 +89,7 @@ export class NetdevDevice implements Device {
 
   private closeDescriptors(): void {
     if (!this.opened) return
+    this.losses()
     this.socket.detach()
     native.close(this.opened.fd)
     native.close(this.opened.fdOut)

@@ -22,6 +22,8 @@ describe('bad input', needs('root', 'tun', 'weft', 'ip'), () => {
     folder = wiring.lab.folder
     await wiring.add('p1', `--kind qemu --path ${join(folder, 'p1.sock')}`)
     await wiring.switchSpace().ip('link add d0 type veth peer name d1')
+    await wiring.switchSpace().ip('tuntap add dev tun0 mode tun') // what a VPN's layer-3 device is like
+    await wiring.switchSpace().ip('link set tun0 up')
     known = await defined()
   })
   after(() => wiring?.close())
@@ -77,6 +79,10 @@ describe('bad input', needs('root', 'tun', 'weft', 'ip'), () => {
     ['qemu lan p1 --memory 4G', /4G/],
     ['qemu lan p1 --memory lots', /lots/, either],
     ['port add lan p --kind netdev', /dev/, either],
+    ['port add lan p --kind netdev --dev lo', /netdev lo: not an Ethernet interface/],
+    ['port add lan p --kind netdev --dev tun0', /netdev tun0: not an Ethernet interface/],
+    ['network create x --mode bridge --uplink netdev:tun0', /netdev tun0: not an Ethernet interface/],
+    ['port add lan p --kind tap --dev tun0', /tap tun0: not a device of this kind/],
     ['port add lan p --kind netdev --dev nosuch0', /nosuch0/],
     ['port add lan p --kind tap --dev abcdefghijklmnop', /abcdefghijklmnop/, either],
     ['port add lan p --kind tap --dev d0', /d0/],

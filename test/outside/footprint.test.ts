@@ -22,7 +22,10 @@ describe('footprint', needs('root', 'tun', 'weft', 'ip', 'sysctl', 'nft'), () =>
     await space.ip('link set d1 up')
     await space.ip('tuntap add keep0 mode tap vnet_hdr user 65534')
     await space.ip('link set keep0 mtu 1450 up') // up once, for the queue it then keeps
+    await space.ip('tuntap add keep1 mode tap vnet_hdr multi_queue')
+    await space.ip('link set keep1 up')
     await space.ip('link set keep0 down')
+    await space.ip('link set keep1 down')
   })
   after(() => lab?.close())
 
@@ -67,6 +70,7 @@ describe('footprint', needs('root', 'tun', 'weft', 'ip', 'sysctl', 'nft'), () =>
     await weft.do('network create lan --mode isolated')
     await wiring.add('n', '--kind netdev --dev d0 --trunk 10 --native 20')
     if (adopt) await wiring.add('keep', '--kind tap --dev keep0')
+    if (adopt) await wiring.add('queues', '--kind tap --dev keep1') // made with several queues
     await wiring.add('t', '--kind tap --dev made0')
     await wiring.add('g', `--kind qemu --path ${path}`)
     await weft.waitPort('lan', 'n', 'up')
@@ -105,7 +109,7 @@ describe('footprint', needs('root', 'tun', 'weft', 'ip', 'sysctl', 'nft'), () =>
     assert.notEqual(await space.link('weft-default'), null, 'the uplink of the network default')
     await weft.do('network delete default')
     await use(weft)
-    for (const name of ['n', 'keep', 't', 'g']) await weft.do(`port remove lan ${name}`)
+    for (const name of ['n', 'keep', 'queues', 't', 'g']) await weft.do(`port remove lan ${name}`)
     await unchanged(atFirst)
     await weft.stop()
   })

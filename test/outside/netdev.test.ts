@@ -81,6 +81,20 @@ describe('netdev: traffic', wants, () => {
     )
   })
 
+  it('what the kernel had to drop, because Weft did not take it in time, is counted', async () => {
+    const [{ pid }] = (await wiring.weft.json<{ shards: { pid: number }[] }>('status')).shards
+    process.kill(pid, 'SIGSTOP')
+    try {
+      for (let n = 0; n < 200; n++) await probe.segments(v.space, t.ip, 7100, 1000, 60)
+    } finally {
+      process.kill(pid, 'SIGCONT')
+    }
+    const port = await wiring.port('v')
+    assert.ok((port.drops['receive-overflow'] ?? 0) > 0, JSON.stringify(port.drops))
+    assert.ok(port.receive.dropped >= port.drops['receive-overflow'])
+    await v.reaches(t)
+  })
+
   it('is promiscuous only while it is a port', async () => {
     const device = v.switchDevice as string
     const promiscuity = async (): Promise<number> => (await wiring.switchSpace().link(device))?.promiscuity ?? -1
