@@ -46,8 +46,6 @@ const { FILTER_NONE } = routerTable
 const { UNREACHABLE_NETWORK } = icmpErrors
 
 const NO_MAPPING = -1
-/** Connections that give way for one. */
-const GIVE_WAY_MOST = 4
 const NO_PORT = -2
 
 export class Beginning {
@@ -201,10 +199,7 @@ export class Beginning {
     reply.reverse(inside)
     if (!isAsked || !(h.family === 4 ? zone.translates4 : zone.translates6)) return NO_MAPPING
     const owner = state.pool.records[(state.packet << RECORD_SHIFT) + INGRESS]
-    let mapping = state.mappings.bind(zone.zone, h, owner, state.now)
-    // a closing connection of the same guest gives its port up rather than that this one has none
-    for (let i = 0; i < GIVE_WAY_MOST && mapping < 0 && state.connections.giveWay(owner); i++)
-      mapping = state.mappings.bind(zone.zone, h, owner, state.now)
+    const mapping = state.mappings.bind(zone.zone, h, owner, state.now)
     if (mapping < 0) return NO_PORT
     reply.destination0 = state.mappings.outsideWord(mapping, 0)
     reply.destination1 = state.mappings.outsideWord(mapping, 1)

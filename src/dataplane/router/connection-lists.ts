@@ -114,11 +114,6 @@ export class ConnectionLists {
     return unproven >= 0 ? unproven : this.oldestOf(owner, listed & ENDING)
   }
 
-  /** The oldest entry of an owner that is closing or reset; -1: none is. */
-  endingOf(owner: number): number {
-    return this.oldestOf(owner, this.listed[owner] & ENDING)
-  }
-
   /** The entry that gives way first in the whole table; -1: none may. */
   least(): number {
     return this.leastOf(this.loose.first())

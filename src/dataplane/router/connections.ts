@@ -80,9 +80,14 @@ const LIST = LIST_MASK << CLASS_SHIFT
 /** More than there are entries: a second and an entry as one number, to sort. */
 const ENTRIES_MAX = 2 ** 24
 
-/** What lets go of a connection's mapping. */
-export interface Released {
+/** What is told of connections that have a mapping. */
+export interface Mapped {
+  /** One is forgotten. */
   release(mapping: number, entry: number, now: number): void
+  /** One is worth something else, WORTH_*. */
+  weigh(mapping: number, before: number, after: number): void
+  /** One was seen, after a 64th of its timeout. */
+  refresh(mapping: number): void
 }
 
 export class Connections {
@@ -90,8 +95,7 @@ export class Connections {
   readonly words: Int32Array
   /** the same memory, for CONN_COUNTERS */
   readonly counters: Float64Array
-  /** told of each connection that is forgotten and has a mapping */
-  mappings: Released | null = null
+  mappings: Mapped | null = null
   private readonly header: Int32Array
   private readonly keys: ConnectionKeys
   private readonly lists: ConnectionLists
@@ -247,9 +251,12 @@ export class Connections {
     const { words } = this
     const at = entry << CONNECTION_SHIFT
     const before = words[at + CONN_STATUS]
+    const mapping = words[at + CONN_MAPPING] - 1
     if (((before ^ status) & LIST) !== 0) {
       this.lists.move(entry, status)
       words[at + CONN_SEEN] = now
+      if (mapping >= 0 && this.mappings !== null)
+        this.mappings.weigh(mapping, (before >> WORTH_SHIFT) & 3, (status >> WORTH_SHIFT) & 3)
       return
     }
     if (before !== status) words[at + CONN_STATUS] = status
@@ -257,6 +264,7 @@ export class Connections {
     if (now - words[at + CONN_SEEN] < this.grains[((words[at + CONN_ZONES] & 0xfff) << CLASS_BITS) | kind]) return
     words[at + CONN_SEEN] = now
     this.lists.refresh(entry)
+    if (mapping >= 0 && this.mappings !== null) this.mappings.refresh(mapping)
   }
 
   /**
@@ -377,12 +385,8 @@ export class Connections {
     return this.freeCount > 0 || this.end < this.capacity || this.evict(lists.least())
   }
 
-  /** Forgets the oldest connection of an owner that is closing anyway. Returns whether there was one. */
-  giveWay(owner: number): boolean {
-    return this.evict(this.lists.endingOf(owner))
-  }
-
-  private evict(entry: number): boolean {
+  /** Makes a connection give way; -1: none. Returns whether there was one. */
+  evict(entry: number): boolean {
     if (entry < 0) return false
     this.remove(entry)
     this.header[HEADER_CONNECTIONS_EVICTED]++

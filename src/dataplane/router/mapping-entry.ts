@@ -18,6 +18,8 @@ export const MAP_OUTSIDE = 6 // 4 words
 export const MAP_OWNER = 10 // port of the switch
 export const MAP_CONNECTIONS = 11 // first of its connections + 1; 0: none, it is idle
 export const MAP_IDLE_SINCE = 12 // second of HEADER_NOW
+export const MAP_ENDING = 13 // of its connections those of WORTH_ENDING
+export const MAP_KEPT = 14 // and those of WORTH_KEPT
 export const MAP_END = 15 // of entry 0: first entry that was never used
 
 const PURPOSE_INSIDE = 2

@@ -11,17 +11,17 @@
  *
  * A mapping lives by its connections, which it has in a list; it has no timer of its own, so what refreshes it, and
  * how TCP's end shortens it (RFC 7857 section 2), is `conntrack.ts`. After the last one it is idle for IDLE_SECONDS:
- * nobody may enter, but its port goes to nobody else (RFC 6888 REQ-8), and a new connection of the same guest's port
- * has it again. Error messages never end one (RFC 4787 REQ-12).
+ * nobody may enter, but its port goes to nobody else while there are others (RFC 6888 REQ-8), and a new connection of
+ * the same guest's port has it again. Error messages never end one (RFC 4787 REQ-12).
  *
  *   protocol               port                       range
  *   TCP, UDP               source port                the zone's
  *   ICMP, ICMPv6           identifier of a query      the same numbers
  *   others                 kept as it is, or 0        any: one guest at a time has the outside port
  *
- * Capacity: the arena's section; OWNER_LIMIT a port of the switch; the ports of the range. At each limit an idle
- * mapping gives way, the oldest: of the owner at its limit, of the range when that is full, of the port that has most
- * idle ones when the table is full. If none is idle, the new one is refused and counted.
+ * Capacity: the arena's section; OWNER_LIMIT a port of the switch, family and protocol; the ports of the range. At each
+ * limit another mapping gives way, and the connections with it: of the owner at its limit one that nobody has to miss,
+ * else of the port that has most; `mapping-lists.ts` says which. If none may, the new one is refused and counted.
  *
  * The entries are in the arena; lists and bitmaps are this process's own. One that takes over makes them anew from
  * whole entries (MAP_KEY is written last, and cleared first) and from the connections' CONN_MAPPING: so
@@ -34,10 +34,12 @@ import * as layout from '../layout.js'
 import type { Arena } from '../layout.js'
 import * as portTable from '../port-table.js'
 import * as connectionTable from './connections.js'
+import type { Connections } from './connections.js'
 import { KeyedHash } from './hash-index.js'
 import type { Flow } from './flow.js'
 import * as headers from './headers.js'
-import { IdleMappings } from './idle-mappings.js'
+import * as mappingLists from './mapping-lists.js'
+import { MappingLists, rowKind, rowOf } from './mapping-lists.js'
 import * as mappingEntry from './mapping-entry.js'
 import { MappingKeys, isAt, keyOf } from './mapping-entry.js'
 import { OutsideAddress, type PortRange, type Random } from './port-range.js'
@@ -69,13 +71,27 @@ const {
   IP6_DESTINATION,
   IP6_SOURCE,
   STATUS_LIVE,
+  WORTH_ENDING,
+  WORTH_KEPT,
+  WORTH_SHIFT,
 } = connectionTable
 const { PROTOCOL_TCP, PROTOCOL_UDP } = headers
 const { FILTER_ADDRESS, FILTER_NONE } = routerTable
-const { MAP_CONNECTIONS, MAP_END, MAP_IDLE_SINCE, MAP_INSIDE, MAP_KEY, MAP_OUTSIDE, MAP_OWNER, MAP_PORTS } =
-  mappingEntry
+const { ENDING, IDLE, KEPT, UNPROVEN } = mappingLists
+const {
+  MAP_CONNECTIONS,
+  MAP_END,
+  MAP_ENDING,
+  MAP_IDLE_SINCE,
+  MAP_INSIDE,
+  MAP_KEPT,
+  MAP_KEY,
+  MAP_OUTSIDE,
+  MAP_OWNER,
+  MAP_PORTS,
+} = mappingEntry
 
-/** Mappings that one port of the switch may have. */
+/** Mappings that one port of the switch may have of a family and a protocol: TCP, UDP, ICMP, all others together. */
 export const OWNER_LIMIT = 8192
 /** How long a port is kept after its last connection. */
 export const IDLE_SECONDS = 120
@@ -83,11 +99,11 @@ export const IDLE_SECONDS = 120
 export const ASKED_MAX = 256
 /** Entries forgotten in one sweep, so that no sweep holds up the frames. */
 const SWEEP_LIMIT = 2048
-/** Idle mappings that give way for one new one: those whose ports have left the range make no room. */
+/** Mappings that give way for one new one: those whose ports have left the range make no room. */
 const GIVE_WAY_MAX = 16
+/** Connections that end with a mapping at once; one that has more gives way for a later packet. */
+const END_MAX = 64
 const PURPOSE_RANDOM = 5
-/** Seconds and an entry in one number to sort. */
-const ENTRIES_MAX = 2 ** 24
 
 /** Random numbers for ports: a counter hashed under the arena's secret, so those seen tell nothing of the next. */
 class HashedCounter implements Random {
@@ -109,6 +125,7 @@ class HashedCounter implements Random {
 export class Mappings {
   /** the entries: from entry << MAPPING_SHIFT on */
   readonly words: Int32Array
+  private readonly table: Connections
   private readonly connections: Int32Array
   private readonly header: Int32Array
   private readonly keys: MappingKeys
@@ -116,16 +133,16 @@ export class Mappings {
   private readonly capacity: number
   private readonly portRows: number
   private readonly outsides: (OutsideAddress | null)[] // zone << 1 | IPv6
-  private readonly owned: Int32Array // mappings by owner
-  private readonly idle: IdleMappings
+  private readonly lists: MappingLists
   private readonly free: Int32Array // a stack; entries from `end` on are free as well
   private freeCount = 0
   private end = 0
 
-  /** Takes over what the arena holds; its `Connections` must have done so. */
-  constructor(arena: Arena, portRows: number) {
+  /** Takes over what the arena holds; its connections have done so. */
+  constructor(arena: Arena, portRows: number, connections: Connections) {
     const { header } = arena
     this.words = arena.mappings
+    this.table = connections
     this.connections = arena.connections
     this.header = header
     this.keys = new MappingKeys(arena)
@@ -133,8 +150,7 @@ export class Mappings {
     this.capacity = header[HEADER_MAPPING_CAPACITY]
     this.portRows = portRows
     this.outsides = new Array<OutsideAddress | null>(NETWORKS_MAX << 1).fill(null)
-    this.owned = new Int32Array(portRows)
-    this.idle = new IdleMappings(this.capacity, portRows)
+    this.lists = new MappingLists(this.capacity, portRows)
     this.free = new Int32Array(this.capacity)
     this.takeOver()
   }
@@ -169,10 +185,11 @@ export class Mappings {
     if (outside === null) return -1
     const found = this.keys.findInside(zone, flow, outside.ip)
     if (found >= 0) return found
-    if (this.owned[owner] >= OWNER_LIMIT && !this.giveWay(this.idle.oldest[owner])) return this.refuse()
-    if (this.header[HEADER_MAPPINGS_USED] >= this.capacity && !this.giveWay(this.idle.oldestOfFullest()))
-      return this.refuse()
-    const port = this.choosePort(zone, flow, outside)
+    const { lists } = this
+    const row = rowOf(owner, rowKind(flow.family, flow.protocol))
+    if (lists.held[row] >= OWNER_LIMIT && !this.giveWay(lists.leastOf(row))) return this.refuse()
+    if (this.header[HEADER_MAPPINGS_USED] >= this.capacity && !this.giveWay(lists.least(row))) return this.refuse()
+    const port = this.choosePort(zone, flow, outside, row)
     if (port < 0) return this.refuse()
     return this.claim(zone, flow, outside, port, owner, now)
   }
@@ -188,16 +205,17 @@ export class Mappings {
     const { words } = this
     const isTaken = this.isOutsideTaken(record, at)
     const isFull = this.header[HEADER_MAPPINGS_USED] >= this.capacity
-    if (isTaken || (isFull && !this.giveWay(this.idle.oldestOfFullest()))) return this.refuse()
+    if (isTaken || (isFull && !this.giveWay(this.lists.least(rowIn(record, at))))) return this.refuse()
     const mapping = this.takeFree()
     const to = mapping << MAPPING_SHIFT
     for (let word = MAP_PORTS; word <= MAP_OWNER; word++) words[to + word] = record[at + word]
-    words[to + MAP_CONNECTIONS] = 0
+    words[to + MAP_CONNECTIONS] = words[to + MAP_ENDING] = words[to + MAP_KEPT] = 0
+    words[to + MAP_IDLE_SINCE] = Math.max(0, now - record[at + MAP_IDLE_SINCE])
     words[to + MAP_KEY] = record[at + MAP_KEY] // last, as in `claim`
     this.enter(mapping)
+    this.lists.put(mapping, rowIn(words, to), zoneIn(words, to), IDLE)
     const range = this.rangeOf(to)
     if (range !== null) range.take(record[at + MAP_PORTS] & 0xffff)
-    this.linkIdle(mapping, Math.max(0, now - record[at + MAP_IDLE_SINCE]))
     return mapping
   }
 
@@ -255,14 +273,10 @@ export class Mappings {
   attach(mapping: number, connection: number): void {
     const { words, connections } = this
     const at = mapping << MAPPING_SHIFT
-    const first = words[at + MAP_CONNECTIONS]
-    if (first === 0) this.idle.remove(mapping, words[at + MAP_OWNER], this.rangeOf(at))
-    else connections[((first - 1) << CONNECTION_SHIFT) + CONN_MAP_PREVIOUS] = connection + 1
-    const entry = connection << CONNECTION_SHIFT
-    connections[entry + CONN_MAP_NEXT] = first
-    connections[entry + CONN_MAP_PREVIOUS] = 0
-    connections[entry + CONN_MAPPING] = mapping + 1
-    words[at + MAP_CONNECTIONS] = connection + 1
+    const before = worthIn(words, at)
+    const entry = this.link(mapping, connection)
+    this.weighIn(at, (connections[entry + CONN_STATUS] >> WORTH_SHIFT) & 3, 1)
+    this.settle(mapping, before)
   }
 
   /** Takes a connection from its mapping, which is idle after the last one. */
@@ -270,13 +284,33 @@ export class Mappings {
     const { words, connections } = this
     const at = mapping << MAPPING_SHIFT
     const entry = connection << CONNECTION_SHIFT
+    const before = worthIn(words, at)
     const next = connections[entry + CONN_MAP_NEXT]
     const previous = connections[entry + CONN_MAP_PREVIOUS]
     if (previous === 0) words[at + MAP_CONNECTIONS] = next
     else connections[((previous - 1) << CONNECTION_SHIFT) + CONN_MAP_NEXT] = next
     if (next !== 0) connections[((next - 1) << CONNECTION_SHIFT) + CONN_MAP_PREVIOUS] = previous
     connections[entry + CONN_MAPPING] = 0
-    if (words[at + MAP_CONNECTIONS] === 0) this.linkIdle(mapping, now)
+    this.weighIn(at, (connections[entry + CONN_STATUS] >> WORTH_SHIFT) & 3, -1)
+    if (words[at + MAP_CONNECTIONS] === 0) words[at + MAP_IDLE_SINCE] = now
+    this.settle(mapping, before)
+  }
+
+  /** A connection of a mapping is worth something else. */
+  weigh(mapping: number, before: number, after: number): void {
+    const at = mapping << MAPPING_SHIFT
+    const worth = worthIn(this.words, at)
+    this.weighIn(at, before, -1)
+    this.weighIn(at, after, 1)
+    this.settle(mapping, worth)
+  }
+
+  /** A connection of a mapping was seen. */
+  refresh(mapping: number): void {
+    const { words } = this
+    const at = mapping << MAPPING_SHIFT
+    const worth = worthIn(words, at)
+    this.lists.move(mapping, rowIn(words, at), zoneIn(words, at), worth, worth)
   }
 
   outsidePort(mapping: number): number {
@@ -302,13 +336,15 @@ export class Mappings {
     let removed = 0
     for (let mapping = 0; mapping < this.end; mapping++) {
       const at = mapping << MAPPING_SHIFT
-      if (words[at + MAP_KEY] === 0 || (words[at + MAP_KEY] & 0xfff) !== zone) continue
+      if (words[at + MAP_KEY] === 0 || zoneIn(words, at) !== zone) continue
+      const before = worthIn(words, at)
       for (let first = words[at + MAP_CONNECTIONS]; first !== 0; first = words[at + MAP_CONNECTIONS]) {
         const entry = (first - 1) << CONNECTION_SHIFT
         words[at + MAP_CONNECTIONS] = connections[entry + CONN_MAP_NEXT]
         connections[entry + CONN_MAPPING] = 0
-        if (words[at + MAP_CONNECTIONS] === 0) this.linkIdle(mapping, 0)
       }
+      words[at + MAP_ENDING] = words[at + MAP_KEPT] = 0
+      this.settle(mapping, before)
       this.erase(mapping)
       removed++
     }
@@ -317,10 +353,11 @@ export class Mappings {
 
   /** Forgets what has been idle long enough. Call it about once a second; returns whether there is more to do. */
   sweep(now: number): boolean {
+    const { lists } = this
     let left = SWEEP_LIMIT
-    for (let owner = 0; owner < this.portRows && left > 0; owner++) {
+    for (let row = 0; row < lists.rows && left > 0; row++) {
       for (; left > 0; left--) {
-        const mapping = this.idle.oldest[owner]
+        const mapping = lists.head(row, IDLE)
         if (mapping < 0 || now - this.words[(mapping << MAPPING_SHIFT) + MAP_IDLE_SINCE] < IDLE_SECONDS) break
         this.erase(mapping)
       }
@@ -333,14 +370,14 @@ export class Mappings {
     return -1
   }
 
-  /** An outside port for a source that has no mapping; idle ones of the range give way. -1: none. */
-  private choosePort(zone: number, flow: Flow, outside: OutsideAddress): number {
+  /** An outside port for a source that has no mapping; others of the range give way. -1: none. */
+  private choosePort(zone: number, flow: Flow, outside: OutsideAddress, row: number): number {
     const range = outside.range(flow.protocol)
     if (range !== null) {
       for (let tries = 0; tries < GIVE_WAY_MAX; tries++) {
         const port = range.choose(flow.sourcePort)
         if (port >= 0) return port
-        if (!this.giveWay(range.oldest)) return -1
+        if (!this.giveWay(this.lists.leastIn(zone, row))) return -1
       }
       return -1
     }
@@ -351,9 +388,16 @@ export class Mappings {
     return this.giveWay(isIdle ? holder : -1) ? flow.sourcePort : -1
   }
 
+  /** Forgets a mapping with its connections. Returns whether it is gone. */
   private giveWay(mapping: number): boolean {
-    if (mapping >= 0) this.erase(mapping)
-    return mapping >= 0
+    if (mapping < 0) return false
+    const { words } = this
+    const at = mapping << MAPPING_SHIFT
+    for (let left = END_MAX; left > 0 && words[at + MAP_CONNECTIONS] !== 0; left--)
+      this.table.evict(words[at + MAP_CONNECTIONS] - 1)
+    if (words[at + MAP_CONNECTIONS] !== 0) return false
+    this.erase(mapping)
+    return true
   }
 
   private isOutbound(at: number, entry: number): boolean {
@@ -380,12 +424,13 @@ export class Mappings {
     words[at + MAP_INSIDE + 3] = flow.source3
     for (let i = 0; i < 4; i++) words[at + MAP_OUTSIDE + i] = outside.ip[i]
     words[at + MAP_OWNER] = owner
-    words[at + MAP_CONNECTIONS] = 0
+    words[at + MAP_CONNECTIONS] = words[at + MAP_ENDING] = words[at + MAP_KEPT] = 0
+    words[at + MAP_IDLE_SINCE] = now
     words[at + MAP_KEY] = keyOf(zone, flow) // last: from here on the entry counts, should this process die
     this.enter(mapping)
+    this.lists.put(mapping, rowIn(words, at), zone, IDLE)
     const range = this.rangeOf(at)
     if (range !== null) range.take(port)
-    this.linkIdle(mapping, now)
     return mapping
   }
 
@@ -400,7 +445,8 @@ export class Mappings {
   /** Puts an entry into the index and the counts. */
   private enter(mapping: number): void {
     this.keys.insert(mapping)
-    this.owned[this.words[(mapping << MAPPING_SHIFT) + MAP_OWNER]]++
+    const at = mapping << MAPPING_SHIFT
+    this.lists.enter(rowIn(this.words, at), zoneIn(this.words, at))
     this.header[HEADER_MAPPINGS_USED]++
   }
 
@@ -409,11 +455,12 @@ export class Mappings {
     const { words } = this
     const at = mapping << MAPPING_SHIFT
     const range = this.rangeOf(at)
-    this.idle.remove(mapping, words[at + MAP_OWNER], range)
+    const row = rowIn(words, at)
+    this.lists.take(mapping, row, zoneIn(words, at), IDLE)
     if (range !== null) range.give(words[at + MAP_PORTS] & 0xffff)
     this.keys.remove(mapping)
     words[at + MAP_KEY] = 0
-    this.owned[words[at + MAP_OWNER]]--
+    this.lists.leave(row)
     this.header[HEADER_MAPPINGS_USED]--
     this.free[this.freeCount++] = mapping
   }
@@ -428,29 +475,43 @@ export class Mappings {
     return isAt(words, at + MAP_OUTSIDE, ip[0], ip[1], ip[2], ip[3]) ? outside.range((key >>> 12) & 0xff) : null
   }
 
-  private linkIdle(mapping: number, now: number): void {
+  /** Puts a connection first in a mapping's list; its first word. */
+  private link(mapping: number, connection: number): number {
+    const { words, connections } = this
     const at = mapping << MAPPING_SHIFT
-    this.words[at + MAP_IDLE_SINCE] = now
-    this.idle.append(mapping, this.words[at + MAP_OWNER], this.rangeOf(at))
+    const first = words[at + MAP_CONNECTIONS]
+    if (first !== 0) connections[((first - 1) << CONNECTION_SHIFT) + CONN_MAP_PREVIOUS] = connection + 1
+    const entry = connection << CONNECTION_SHIFT
+    connections[entry + CONN_MAP_NEXT] = first
+    connections[entry + CONN_MAP_PREVIOUS] = 0
+    connections[entry + CONN_MAPPING] = mapping + 1
+    words[at + MAP_CONNECTIONS] = connection + 1
+    return entry
+  }
+
+  /** Counts a connection of a worth. */
+  private weighIn(at: number, worth: number, change: number): void {
+    if (worth === WORTH_ENDING) this.words[at + MAP_ENDING] += change
+    else if (worth === WORTH_KEPT) this.words[at + MAP_KEPT] += change
+  }
+
+  /** Moves a mapping to the list of what it is worth now. */
+  private settle(mapping: number, before: number): void {
+    const { words } = this
+    const at = mapping << MAPPING_SHIFT
+    const after = worthIn(words, at)
+    if (after !== before) this.lists.move(mapping, rowIn(words, at), zoneIn(words, at), before, after)
   }
 
   /** Enters what is there of an outside address into its fresh ranges. */
   private adopt(place: number): void {
     const { words } = this
-    const idle: number[] = []
     for (let mapping = 0; mapping < this.end; mapping++) {
       const at = mapping << MAPPING_SHIFT
       const key = words[at + MAP_KEY]
       if (key === 0 || (((key & 0xfff) << 1) | (key >>> 20 === 4 ? 0 : 1)) !== place) continue
       const range = this.rangeOf(at)
-      if (range === null) continue
-      range.take(words[at + MAP_PORTS] & 0xffff)
-      if (words[at + MAP_CONNECTIONS] === 0) idle.push(words[at + MAP_IDLE_SINCE] * ENTRIES_MAX + mapping)
-    }
-    for (const one of idle.sort((a, b) => a - b)) {
-      const mapping = one % ENTRIES_MAX
-      const range = this.rangeOf(mapping << MAPPING_SHIFT)
-      if (range !== null) this.idle.appendToRange(mapping, range)
+      if (range !== null) range.take(words[at + MAP_PORTS] & 0xffff)
     }
   }
 
@@ -462,7 +523,7 @@ export class Mappings {
     this.keys.clear()
     for (let mapping = this.end - 1; mapping >= 0; mapping--) {
       const at = mapping << MAPPING_SHIFT
-      words[at + MAP_CONNECTIONS] = 0
+      words[at + MAP_CONNECTIONS] = words[at + MAP_ENDING] = words[at + MAP_KEPT] = 0
       if (this.isWhole(at)) this.enter(mapping)
       else {
         words[at + MAP_KEY] = 0
@@ -478,16 +539,14 @@ export class Mappings {
         connections[entry + CONN_MAPPING] = 0
         continue
       }
-      const at = mapping << MAPPING_SHIFT
-      const first = words[at + MAP_CONNECTIONS]
-      if (first !== 0) connections[((first - 1) << CONNECTION_SHIFT) + CONN_MAP_PREVIOUS] = connection + 1
-      connections[entry + CONN_MAP_NEXT] = first
-      connections[entry + CONN_MAP_PREVIOUS] = 0
-      words[at + MAP_CONNECTIONS] = connection + 1
+      this.link(mapping, connection)
+      this.weighIn(mapping << MAPPING_SHIFT, (connections[entry + CONN_STATUS] >> WORTH_SHIFT) & 3, 1)
     }
     for (let mapping = 0; mapping < this.end; mapping++) {
       const at = mapping << MAPPING_SHIFT
-      if (words[at + MAP_KEY] !== 0 && words[at + MAP_CONNECTIONS] === 0) this.linkIdle(mapping, header[HEADER_NOW])
+      if (words[at + MAP_KEY] === 0) continue
+      if (words[at + MAP_CONNECTIONS] === 0) words[at + MAP_IDLE_SINCE] = header[HEADER_NOW]
+      this.lists.put(mapping, rowIn(words, at), zoneIn(words, at), worthIn(words, at))
     }
   }
 
@@ -515,6 +574,22 @@ export class Mappings {
     const key = this.words[(mapping << MAPPING_SHIFT) + MAP_KEY]
     return key !== 0 && (key & 0xfff) === (zones & 0xfff) && ((key >>> 12) & 0xff) === zones >>> 24
   }
+}
+
+/** What a mapping in a table is worth. */
+function worthIn(words: Int32Array, at: number): number {
+  if (words[at + MAP_KEPT] > 0) return KEPT
+  if (words[at + MAP_ENDING] > 0) return ENDING
+  return words[at + MAP_CONNECTIONS] !== 0 ? UNPROVEN : IDLE
+}
+
+function zoneIn(words: Int32Array, at: number): number {
+  return words[at + MAP_KEY] & 0xfff
+}
+
+function rowIn(words: Int32Array, at: number): number {
+  const key = words[at + MAP_KEY]
+  return rowOf(words[at + MAP_OWNER], rowKind(key >>> 20, (key >>> 12) & 0xff))
 }
 
 /** Whether a packet's source is the address that a connection was made to. */

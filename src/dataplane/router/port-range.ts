@@ -31,9 +31,6 @@ export interface Random {
 }
 
 export class PortRange {
-  /** the idle mappings that have a port of this range, by age; -1: none. For `mappings.ts` */
-  oldest = -1
-  newest = -1
   private first = 1
   private last = 0
   private readonly taken = new Int32Array(WORDS)

@@ -58,7 +58,7 @@ export class RouterState {
     this.gateway = gateway
     this.connections = new Connections(arena, ports.size)
     this.conntrack = new Conntrack(arena, pool, this.connections)
-    this.mappings = new Mappings(arena, ports.size)
+    this.mappings = new Mappings(arena, ports.size, this.connections)
     this.connections.mappings = this.mappings
     this.fragments = new Fragments(arena, pool, ports.size)
     this.errors = new IcmpErrors(arena, pool)

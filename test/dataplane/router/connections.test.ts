@@ -255,12 +255,35 @@ test('translated addresses: replies are found by what they show', () => {
   assert.equal(connections.find4(hash, head, there.source0, there.destination0, ports), entry << 1)
 })
 
+test('a mapping is told what its connections are worth, and when one was seen after a while', () => {
+  const arena = arenaOf()
+  const connections = new Connections(arena, PORTS)
+  const told: unknown[] = []
+  connections.mappings = {
+    release: () => {},
+    weigh: (...values) => told.push(values),
+    refresh: (mapping) => told.push(mapping),
+  }
+  const of = flow({})
+  const entry = connections.create(0, 0, of, reverse(of), 1, 0)
+  const at = entry * CONN_WORDS
+  const status = connections.words[at + CONN_STATUS]
+  connections.see(entry, status | (WORTH_KEPT << WORTH_SHIFT), 1)
+  assert.deepEqual(told.splice(0), [], 'it has none')
+  connections.words[at + CONN_MAPPING] = 8
+  connections.see(entry, status | (WORTH_ENDING << WORTH_SHIFT), 2)
+  assert.deepEqual(told.splice(0), [[7, WORTH_KEPT, WORTH_ENDING]])
+  connections.see(entry, status | (WORTH_ENDING << WORTH_SHIFT), 2)
+  connections.see(entry, status | (WORTH_ENDING << WORTH_SHIFT), 1000)
+  assert.deepEqual(told, [7])
+})
+
 test('who lets go of a mapping is told once, whatever the reason', () => {
   const arena = arenaOf()
   const connections = new Connections(arena, PORTS)
   connections.configure(0, SECONDS, 1000, 2)
   const told: number[][] = []
-  connections.mappings = { release: (...values) => told.push(values) }
+  connections.mappings = { release: (...values) => told.push(values), weigh: () => {}, refresh: () => {} }
   const make = (number: number): number => {
     const of = flow({ sourcePort: number })
     const entry = connections.create(0, 0, of, reverse(of), 1, arena.header[HEADER_NOW])

@@ -12,7 +12,16 @@ import {
   HEADER_NOW,
   HEADER_SECRET,
 } from '../../../src/dataplane/layout.js'
-import { CONN_MAPPING, CONN_WORDS, Connections } from '../../../src/dataplane/router/connections.js'
+import {
+  CONN_MAPPING,
+  CONN_STATUS,
+  CONN_WORDS,
+  Connections,
+  WORTH_ENDING,
+  WORTH_KEPT,
+  WORTH_SHIFT,
+  WORTH_UNPROVEN,
+} from '../../../src/dataplane/router/connections.js'
 import { Flow } from '../../../src/dataplane/router/flow.js'
 import { ASKED_MAX, IDLE_SECONDS, Mappings, OWNER_LIMIT } from '../../../src/dataplane/router/mappings.js'
 import { PortRange } from '../../../src/dataplane/router/port-range.js'
@@ -81,6 +90,15 @@ function inbound(flow: Flow, port: number, outside = [OUTSIDE]): Flow {
   return back
 }
 
+interface OpenOptions {
+  owner?: number
+  zone?: number
+  outside?: number[]
+  worth?: number
+}
+
+const kept = { worth: WORTH_KEPT }
+
 class Bench {
   readonly arena: Arena
   connections: Connections
@@ -91,7 +109,7 @@ class Bench {
     this.arena = newArena({ ...GEOMETRY, connectionCapacity: 4096, mappingCapacity: 4096, ...geometry })
     for (let i = 0; i < 4; i++) this.arena.header[HEADER_SECRET + i] = Math.imul(0x1234567, i + 3)
     this.connections = new Connections(this.arena, GEOMETRY.ports)
-    this.mappings = new Mappings(this.arena, GEOMETRY.ports)
+    this.mappings = new Mappings(this.arena, GEOMETRY.ports, this.connections)
     this.connections.mappings = this.mappings
     this.mappings.configure(ZONE, [nat()], [])
     this.seconds(10)
@@ -100,7 +118,7 @@ class Bench {
   /** A new shard process on the same arena, whose time goes on. */
   succeed(): void {
     this.connections = new Connections(this.arena, GEOMETRY.ports)
-    this.mappings = new Mappings(this.arena, GEOMETRY.ports)
+    this.mappings = new Mappings(this.arena, GEOMETRY.ports, this.connections)
     this.connections.mappings = this.mappings
   }
 
@@ -110,7 +128,10 @@ class Bench {
   }
 
   /** A connection through a mapping, as the router makes it: [mapping, connection], -1 if refused. */
-  open(ends: Ends, { owner = 1, zone = ZONE, outside = [OUTSIDE] } = {}): [mapping: number, connection: number] {
+  open(
+    ends: Ends,
+    { owner = 1, zone = ZONE, outside = [OUTSIDE], worth = WORTH_UNPROVEN }: OpenOptions = {},
+  ): [mapping: number, connection: number] {
     const flow = outbound(ends)
     const mapping = this.mappings.bind(zone, flow, owner, this.now)
     if (mapping < 0) return [-1, -1]
@@ -119,11 +140,18 @@ class Bench {
     const connection = this.connections.create(zone, zone, flow, reply, owner, this.now)
     assert.ok(connection >= 0)
     this.mappings.attach(mapping, connection)
+    this.weigh(connection, worth)
     return [mapping, connection]
   }
 
+  /** Says what a connection is worth. */
+  weigh(connection: number, worth: number): void {
+    const status = this.connections.words[connection * CONN_WORDS + CONN_STATUS]
+    this.connections.see(connection, (status & ~(3 << WORTH_SHIFT)) | (worth << WORTH_SHIFT), this.now)
+  }
+
   /** The outside port of a guest's port. */
-  port(ends: Ends, options: { owner?: number; zone?: number; outside?: number[] } = {}): number {
+  port(ends: Ends, options: OpenOptions = {}): number {
     const [mapping] = this.open(ends, options)
     return mapping < 0 ? -1 : this.mappings.outsidePort(mapping)
   }
@@ -270,7 +298,7 @@ test('filtering asks the newest connections only', () => {
 test('parity and side are kept while there is a port, then given up', () => {
   const bench = new Bench()
   bench.mappings.configure(ZONE, [nat(1016, 1031)], [])
-  const given = Array.from({ length: 16 }, (_, i) => bench.port({ source: i, sourcePort: 2001 }))
+  const given = Array.from({ length: 16 }, (_, i) => bench.port({ source: i, sourcePort: 2001 }, kept))
   assert.deepEqual(
     given.slice(0, 4).sort((a, b) => a - b),
     [1025, 1027, 1029, 1031],
@@ -320,7 +348,7 @@ test('a forward added on a port in use waits for it; the port is nobody else’s
   bench.connections.flush(ZONE)
   bench.mappings.sweep(bench.now + IDLE_SECONDS)
   assert.equal(bench.used(), 0)
-  const given = [0, 1, 2, 3].map((source) => bench.port({ protocol: TCP, source, sourcePort: 5000 }))
+  const given = [0, 1, 2, 3].map((source) => bench.port({ protocol: TCP, source, sourcePort: 5000 }, kept))
   assert.deepEqual(
     given.sort((a, b) => a - b),
     [-1, 5001, 5002, 5003],
@@ -375,41 +403,117 @@ test('an idle mapping keeps its port for 120 s, and has it when its guest comes 
   assert.equal(bench.used(), 0)
 })
 
-test('when the range is full, its oldest idle mapping gives way; without one the new one is refused', () => {
+test('a full range: idle mappings give way, then unproven, then ending ones, the oldest first; kept ones stay', () => {
   const bench = new Bench()
   bench.mappings.configure(ZONE, [nat(3000, 3009)], [])
-  const open = Array.from({ length: 10 }, (_, i) => bench.open({ source: i, sourcePort: 3000 + i }))
+  const open = Array.from({ length: 10 }, (_, i) => bench.open({ source: i, sourcePort: 3000 + i }, kept))
   assert.equal(bench.port({ source: 20 }), -1)
   assert.equal(bench.refused(), 1)
-  for (const [i, place] of [7, 2, 4].entries()) {
+  for (const [i, place] of [8, 5].entries()) {
     bench.seconds(20 + i)
+    bench.weigh(open[place][1], WORTH_ENDING)
+  }
+  for (const [i, place] of [7, 2, 4].entries()) {
+    bench.seconds(30 + i)
     bench.connections.remove(open[place][1])
   }
+  bench.seconds(40)
+  bench.weigh(open[3][1], WORTH_UNPROVEN)
   assert.deepEqual(
-    [20, 21, 22, 23].map((source) => bench.port({ source })),
-    [3007, 3002, 3004, -1],
+    [20, 21, 22, 23, 24, 25, 26].map((source) => bench.port({ source }, kept)),
+    [3007, 3002, 3004, 3003, 3008, 3005, -1],
   )
   assert.equal(bench.used(), 10)
+  assert.equal(bench.connections.find(ZONE, outbound({ source: 3, sourcePort: 3003 })), -1, 'it went with its mapping')
   assert.equal(bench.port({ protocol: TCP, source: 23, sourcePort: 3001 }), 3001, 'another protocol')
 })
 
-test("an owner at its limit loses its own oldest idle mapping, or gets none; others' stay", () => {
-  const bench = new Bench({ mappingCapacity: 16384, connectionCapacity: 16384 })
-  const bind = (source: number, sourcePort: number, owner: number): number =>
-    bench.mappings.bind(ZONE, outbound({ source, sourcePort }), owner, bench.now)
+test('a mapping is worth what the best of its connections is', () => {
+  const bench = new Bench()
+  bench.mappings.configure(ZONE, [nat(3000, 3001)], [])
+  const [, better] = bench.open({ sourcePort: 3000 }, kept)
+  for (let destination = 2; destination < 6; destination++) bench.open({ sourcePort: 3000, destination })
+  const [, other] = bench.open({ sourcePort: 3001 }, kept)
+  assert.equal(bench.port({ source: 9 }), -1)
+  bench.weigh(better, WORTH_ENDING)
+  bench.weigh(other, WORTH_ENDING)
+  bench.succeed()
+  bench.mappings.configure(ZONE, [nat(3000, 3001)], [])
+  bench.weigh(other, WORTH_KEPT)
+  assert.equal(bench.port({ source: 9 }, kept), 3000, 'with all its connections')
+  assert.equal(bench.connections.heldBy(1), 2)
+  assert.equal(bench.port({ source: 10 }), -1)
+})
+
+test('a mapping with many connections gives way in pieces', () => {
+  const bench = new Bench()
+  bench.mappings.configure(ZONE, [nat(3000, 3000)], [])
+  for (let i = 0; i < 200; i++) bench.open({ sourcePort: 3000, destination: i })
+  const tries = Array.from({ length: 4 }, () => bench.port({ source: 9 }))
+  assert.deepEqual(tries, [-1, -1, -1, 3000])
+})
+
+test('owners that hold a whole range lose their least used to those that have few', () => {
+  const bench = new Bench()
+  bench.mappings.configure(ZONE, [nat(3000, 3099)], [])
+  for (let i = 0; i < 100; i++) {
+    bench.seconds(10 + i)
+    bench.open({ source: i % 4, sourcePort: 3000 + i }, { owner: i % 4, worth: WORTH_KEPT })
+  }
+  // 3000 is used all the time
+  bench.seconds(9000)
+  bench.connections.seeAgain(bench.connections.find(ZONE, outbound({ source: 0, sourcePort: 3000 })), 1, 9000)
+  const ports = Array.from({ length: 20 }, (_, i) =>
+    bench.port({ source: 7, sourcePort: 9000 + i }, { owner: 7, ...kept }),
+  )
+  assert.ok(ports.every((port) => port >= 3000))
+  assert.equal(bench.used(), 100)
+  assert.deepEqual(
+    [0, 1, 2, 3, 7].map((owner) => bench.connections.heldBy(owner)),
+    [20, 20, 20, 20, 20],
+  )
+  assert.equal(bench.port({ source: 7, sourcePort: 9100 }, { owner: 7 }), -1, 'a share is no more than a share')
+  assert.ok(bench.connections.find(ZONE, outbound({ source: 0, sourcePort: 3000 })) >= 0)
+})
+
+test('half-open connections of eight owners leave a ninth all it asks for', () => {
+  const bench = new Bench({ mappingCapacity: 2 ** 17, connectionCapacity: 2 ** 17 })
+  bench.connections.configure(ZONE, new Array(9).fill(200), 1 << 20, 1 << 20)
+  for (let i = 0; i < 8 * 8100; i++)
+    bench.open({ protocol: TCP, source: i & 7, sourcePort: 1024 + (i >> 3) }, { owner: 8 + (i & 7) })
+  for (let i = 0; i < 160; i++) {
+    const [mapping, connection] = bench.open({ protocol: TCP, source: 20, sourcePort: 40000 + i }, { owner: 20 })
+    assert.ok(mapping >= 0)
+    for (let more = 0; more < 8; more++)
+      bench.open({ protocol: TCP, source: more, sourcePort: 20000 + i }, { owner: 8 + more })
+    bench.weigh(connection, WORTH_KEPT)
+  }
+  assert.equal(bench.connections.heldBy(20), 160)
+})
+
+test('an owner at its limit loses its own, of that protocol, in the order of their worth', () => {
+  const bench = new Bench({ mappingCapacity: 32768, connectionCapacity: 32768 })
+  bench.connections.configure(ZONE, new Array(9).fill(100), 1 << 20, 1 << 20)
+  const bind = (source: number, sourcePort: number, owner: number, protocol = UDP): number =>
+    bench.mappings.bind(ZONE, outbound({ source, sourcePort, protocol }), owner, bench.now)
   bind(9, 60000, 2)
-  for (let i = 0; i < OWNER_LIMIT; i++) assert.ok(bind(5, 2000 + i, 1) >= 0)
+  bench.open({ sourcePort: 2000 }, kept)
+  bench.open({ sourcePort: 2001 })
+  for (let i = 2; i < OWNER_LIMIT; i++) assert.ok(bind(5, 2000 + i, 1) >= 0)
   assert.equal(bench.used(), OWNER_LIMIT + 1)
   assert.ok(bind(5, 50000, 1) >= 0)
   assert.equal(bench.used(), OWNER_LIMIT + 1)
-  assert.equal(bench.mappings.findOutside(ZONE, inbound(outbound({}), 2000)), -1, 'the oldest')
+  assert.equal(bench.mappings.findOutside(ZONE, inbound(outbound({}), 2002)), -1, 'the oldest idle one')
   assert.ok(bench.mappings.findOutside(ZONE, inbound(outbound({}), 60000)) >= 0)
-  bench.connections.configure(ZONE, new Array(8).fill(100), 1 << 20, 1 << 20)
-  for (let i = 1; i < OWNER_LIMIT; i++) bench.open({ sourcePort: 2000 + i })
-  bench.open({ sourcePort: 50000 })
-  assert.equal(bind(5, 50001, 1), -1)
+  for (let i = 3; i < OWNER_LIMIT; i++) bench.open({ sourcePort: 2000 + i }, kept)
+  bench.open({ sourcePort: 50000 }, kept)
+  assert.ok(bind(5, 50001, 1) >= 0)
+  assert.equal(bench.mappings.findOutside(ZONE, inbound(outbound({}), 2001)), -1, 'the unproven one')
+  bench.open({ sourcePort: 50001 }, kept)
+  assert.equal(bind(5, 50002, 1), -1)
   assert.equal(bench.refused(), 1)
   assert.ok(bind(9, 60001, 2) >= 0)
+  for (let i = 0; i < OWNER_LIMIT; i++) assert.ok(bind(5, 2000 + i, 1, TCP) >= 0, 'TCP has its own')
 })
 
 test('a full table: the owner with most idle mappings gives way', () => {
@@ -473,6 +577,12 @@ test('random operations agree with a plain model', () => {
   const ports = new Map<string, number>() // inside key to outside port
   const open: { key: string; connection: number }[] = []
   const inUse = (key: string): boolean => open.some((one) => one.key === key)
+  /** -1: idle */
+  const worthOf = (key: string): number =>
+    open.reduce((most, one) => {
+      if (one.key !== key) return most
+      return Math.max(most, (bench.connections.words[one.connection * CONN_WORDS + CONN_STATUS] >> WORTH_SHIFT) & 3)
+    }, -1)
   for (let step = 0; step < 6000; step++) {
     const action = random(100)
     if (action < 55) {
@@ -483,12 +593,24 @@ test('random operations agree with a plain model', () => {
       const key = `${zone} ${protocol} ${ends.source} ${ends.sourcePort}`
       if (bench.connections.find(zone, flow) >= 0) continue
       const known = ports.get(key)
-      const [mapping, connection] = bench.open(ends, { zone, owner: ends.source })
       const side = `${zone} ${protocol} `
-      const held = [...ports.keys()].filter((one) => one.startsWith(side) && inUse(one)).length
+      const there = [...ports.keys()].filter((one) => one.startsWith(side))
+      const shareOf = (source: string): number => there.filter((one) => one.split(' ')[2] === source).length
+      const best = new Map(there.map((one) => [one, worthOf(one)]))
+      const [mapping, connection] = bench.open(ends, {
+        zone,
+        owner: ends.source + (zone - 3) * 6,
+        worth: random(8) > 0 ? WORTH_KEPT : random(2),
+      })
       if (mapping < 0) {
         assert.equal(known, undefined)
-        assert.equal(held, protocol === UDP ? 64 - 11 : 64, 'refused though a port was free or idle')
+        assert.equal(there.length, protocol === UDP ? 64 - 11 : 64, 'refused though a port was free')
+        assert.ok(
+          [...best.values()].every((worth) => worth === WORTH_KEPT),
+          'refused though one could give way',
+        )
+        const most = Math.max(...there.map((one) => shareOf(one.split(' ')[2])))
+        assert.ok(most <= shareOf(String(ends.source)) + 1, 'refused though another has more')
         continue
       }
       const port = bench.mappings.outsidePort(mapping)
@@ -496,7 +618,10 @@ test('random operations agree with a plain model', () => {
       if (known !== undefined) assert.equal(port, known, 'the same as before')
       for (const [other, taken] of ports)
         if (other !== key && other.startsWith(side) && taken === port) {
-          assert.ok(!inUse(other), 'only an idle one gives way')
+          const least = Math.min(...best.values())
+          assert.ok((best.get(other) ?? -1) < WORTH_KEPT || least === WORTH_KEPT, 'a kept one gives way the last')
+          if (least === WORTH_KEPT) assert.ok(shareOf(other.split(' ')[2]) > shareOf(String(ends.source)) + 1)
+          for (const one of open.filter((each) => each.key === other)) open.splice(open.indexOf(one), 1)
           ports.delete(other)
         }
       ports.set(key, port)

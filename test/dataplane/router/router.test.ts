@@ -4,7 +4,11 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { HEADER_CONNECTIONS_USED } from '../../../src/dataplane/layout.js'
+import {
+  HEADER_CONNECTIONS_EVICTED,
+  HEADER_CONNECTIONS_USED,
+  HEADER_MAPPINGS_USED,
+} from '../../../src/dataplane/layout.js'
 import {
   ACCEPT,
   DROP,
@@ -19,7 +23,6 @@ import {
 } from '../../../src/dataplane/router/firewall.js'
 import { PORT_ISOLATED } from '../../../src/dataplane/port-table.js'
 import type { CompiledRoute, CompiledRouter } from '../../../src/dataplane/router/router-table.js'
-import type { SentFrame } from '../../../src/ports/memory.js'
 import { type Packet, build } from './packet-builder.js'
 import {
   ACK,
@@ -474,13 +477,39 @@ routing(
 )
 
 routing(
-  'when all outside ports are taken, a new one is refused, and known ones go on',
+  'when all outside ports are taken by connections that both ends mean, a new one is refused, and they go on',
   (weft) => {
-    const seen: SentFrame[][] = []
-    for (let i = 0; i < 20; i++) seen.push(weft.from(A, G1, outbound(4, { sourcePort: 2000 + i })))
-    assert.equal(seen.filter(({ length }) => length === 1).length, 16)
+    const converse = (sourcePort: number, host = G1): boolean => {
+      const packet = outbound(4, { sourcePort }, host)
+      const [sent] = weft.from(A, host, packet)
+      if (sent === undefined) return false
+      const destinationPort = (sent.bytes[34] << 8) | sent.bytes[35]
+      weft.from(A, A.isp, replyTo({ ...packet, source: ip(A.outside4), sourcePort: destinationPort }))
+      return weft.from(A, host, packet).length === 1
+    }
+    for (let i = 0; i < 20; i++) assert.equal(converse(2000 + i), i < 16, `${i}`)
     assert.deepEqual(weft.reasons(), { 'no-nat-port': 4 })
     assert.equal(weft.from(A, G1, outbound(4, { sourcePort: 2000, destinationPort: 1 })).length, 1)
+    for (let i = 0; i < 8; i++) assert.ok(converse(2000 + i, G2), 'another guest has its share')
+    assert.equal(converse(3000), false)
+    assert.deepEqual(weft.reasons(), { 'no-nat-port': 5 })
+  },
+  { nat: [{ ip: ip(A.outside4), firstPort: 3000, lastPort: 3015 }] },
+)
+
+routing(
+  'what nobody has answered gives its outside port up, the oldest first',
+  (weft) => {
+    const syn = (sourcePort: number, host = G1): boolean =>
+      weft.from(A, host, outbound(4, { protocol: 6, flags: SYN, sourcePort }, host)).length === 1
+    for (let i = 0; i < 200; i++) assert.ok(syn(2000 + i))
+    for (let i = 0; i < 8; i++) assert.ok(syn(2000 + i, G2))
+    const { header } = weft.arena
+    assert.equal(header[HEADER_MAPPINGS_USED], 16)
+    assert.equal(header[HEADER_CONNECTIONS_EVICTED], 192)
+    for (let i = 0; i < 16; i++) assert.equal(weft.from(A, G1, outbound(4, { sourcePort: 2000 + i })).length, 1, 'UDP')
+    assert.equal(header[HEADER_CONNECTIONS_EVICTED], 192)
+    assert.deepEqual(weft.reasons(), {})
   },
   { nat: [{ ip: ip(A.outside4), firstPort: 3000, lastPort: 3015 }] },
 )
