@@ -106,7 +106,7 @@ export function listConnections(arena: Arena, zone: number, timeouts: readonly n
     const zones = connections[at + connection.CONN_ZONES]
     if ((status & connection.STATUS_LIVE) === 0 || (zones & 0xfff) !== zone) continue
     const protocol = zones >>> 24
-    const timeout = timeouts[(status >> connection.CLASS_SHIFT) & 7] ?? 0
+    const timeout = timeouts[(status >> connection.CLASS_SHIFT) & connection.CLASS_MASK] ?? 0
     const age = header[HEADER_NOW] - connections[at + connection.CONN_SEEN]
     const totals = (at + connection.CONN_COUNTERS) >> 1
     found.push({

@@ -47,7 +47,7 @@ export const IP6_DESTINATION = 3
 export const IP6_REPLY_SOURCE = 6
 export const IP6_REPLY_DESTINATION = 9
 
-// CONN_STATUS: bits; the protocol's state from STATE_SHIFT on (4 bits), TIMEOUT_* from CLASS_SHIFT on (3 bits), WORTH_*
+// CONN_STATUS: bits; the protocol's state from STATE_SHIFT on (4 bits), TIMEOUT_* from CLASS_SHIFT on (4 bits), WORTH_*
 // from WORTH_SHIFT on (2 bits).
 export const STATUS_IP6 = 0x01
 export const STATUS_REPLIED = 0x02 // a reply was seen
@@ -58,9 +58,10 @@ export const STATUS_LOCAL = 0x20 // of the router
 export const STATUS_LIVE = 0x40 // the entry is whole
 export const STATE_SHIFT = 8
 export const CLASS_SHIFT = 16
-export const WORTH_SHIFT = 19
-/** Class and worth together: the number of the list that the entry stands in. */
-export const LIST_MASK = 0x1f
+export const CLASS_MASK = 0xf
+export const WORTH_SHIFT = 20
+/** Class and worth together: they say which list the entry stands in. */
+export const LIST_MASK = 0x3f
 
 // CONN_NEIGHBOR: in bits 0 to 19 the number of the neighbor by which packets of the direction go on + 1, 0: not known.
 // From PASSED_SHIFT on the segment + 1 from which such packets have been judged right, 0: none, see `established.ts`.
@@ -97,22 +98,34 @@ export const TIMEOUT_UDP_NEW = 4
 export const TIMEOUT_UDP = 5
 export const TIMEOUT_ICMP = 6
 export const TIMEOUT_OTHER = 7
+export const TIMEOUT_UDP_QUERY = 8
 
-/** Their names and defaults, none below what RFC 4787, 5382 and 5508 ask for. */
+/**
+ * Their names and defaults, none below what RFC 4787, 5382 and 5508 ask for. Of UDP to well-known ports these may be
+ * shorter, as the application needs it (RFC 4787 REQ-5a).
+ */
 export const TIMEOUTS: readonly { name: string; seconds: number }[] = [
   { name: 'tcp-syn', seconds: 240 }, // until both ends have answered
   { name: 'tcp-established', seconds: 7440 },
   { name: 'tcp-closing', seconds: 240 }, // when both ends have closed
   { name: 'tcp-reset', seconds: 10 },
-  { name: 'udp-new', seconds: 120 }, // without a reply
+  { name: 'udp-new', seconds: 120 }, // until who began has answered a reply
   { name: 'udp', seconds: 300 },
   { name: 'icmp', seconds: 60 },
   { name: 'other', seconds: 600 },
+  { name: 'udp-query', seconds: 30 }, // to DNS and NTP: a question each, with a port of its own
 ]
+const PORT_DNS = 53
+const PORT_NTP = 123
 
 /** The timeout of a connection whose first packet has this protocol: TCP, UDP and UDP-Lite, ICMP, or another. */
 export function firstTimeout(protocol: number): number {
   if (protocol === 6) return TIMEOUT_TCP_SYN
   if (protocol === 17 || protocol === 136) return TIMEOUT_UDP_NEW
   return protocol === 1 || protocol === 58 ? TIMEOUT_ICMP : TIMEOUT_OTHER
+}
+
+/** Whether a UDP datagram to this port is a question that one datagram answers. */
+export function isQueryPort(port: number): boolean {
+  return port === PORT_DNS || port === PORT_NTP
 }

@@ -18,6 +18,7 @@ import * as entryLayout from './connection-entry.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
 const {
+  CLASS_MASK,
   CLASS_SHIFT,
   CONN_NEWER,
   CONN_OLDER,
@@ -26,16 +27,17 @@ const {
   CONN_STATUS,
   CONN_WORDS,
   CONN_ZONES,
-  LIST_MASK,
+  TIMEOUTS,
   WORTH_KEPT,
   WORTH_SHIFT,
 } = entryLayout
 const { NETWORKS_MAX } = portTable
 
-const LIST_SHIFT = 5 // lists of an owner
+const LIST_SHIFT = 5 // lists of an owner: by worth, and of each by timeout
+const CLASSES = TIMEOUTS.length
 /** Bits of an owner's lists by worth. */
-const UNPROVEN = 0xff
-const ENDING = 0xff00
+const UNPROVEN = (1 << CLASSES) - 1
+const ENDING = UNPROVEN << CLASSES
 const FULLEST_SLACK = 32
 
 export class ConnectionLists {
@@ -155,7 +157,7 @@ export class ConnectionLists {
     this.order = (this.order + 1) | 0
     this.words[at + CONN_ORDER] = this.order
     this.link(entry, listOf(owner, status))
-    this.listed[owner] |= 1 << ((status >> CLASS_SHIFT) & LIST_MASK)
+    this.listed[owner] |= 1 << numberOf(status)
     if (((status >> WORTH_SHIFT) & 3) !== WORTH_KEPT) this.loose.add(owner, 1)
   }
 
@@ -165,7 +167,7 @@ export class ConnectionLists {
     const status = this.words[at + CONN_STATUS]
     const list = listOf(owner, status)
     this.unlink(entry, list)
-    if (this.oldest[list] < 0) this.listed[owner] &= ~(1 << ((status >> CLASS_SHIFT) & LIST_MASK))
+    if (this.oldest[list] < 0) this.listed[owner] &= ~(1 << numberOf(status))
     if (((status >> WORTH_SHIFT) & 3) !== WORTH_KEPT) this.loose.add(owner, -1)
   }
 
@@ -193,7 +195,11 @@ export class ConnectionLists {
 }
 
 function listOf(owner: number, status: number): number {
-  return (owner << LIST_SHIFT) | ((status >> CLASS_SHIFT) & LIST_MASK)
+  return (owner << LIST_SHIFT) | numberOf(status)
+}
+
+function numberOf(status: number): number {
+  return ((status >> WORTH_SHIFT) & 3) * CLASSES + ((status >> CLASS_SHIFT) & CLASS_MASK)
 }
 
 /** The number of the lowest bit that is set. */

@@ -43,6 +43,7 @@ const {
   HEADER_NOW,
 } = layout
 const {
+  CLASS_MASK,
   CLASS_SHIFT,
   CONN_COUNTERS,
   CONN_CREATED,
@@ -74,8 +75,7 @@ const ZONE_LIMIT = 65536
 const PORT_LIMIT = 16384
 /** Entries forgotten in one sweep, so that no sweep holds up the frames. */
 const SWEEP_LIMIT = 512
-const CLASS_BITS = 3
-const CLASS_MASK = 7
+const CLASS_BITS = 4
 const LIST = LIST_MASK << CLASS_SHIFT
 /** More than there are entries: a second and an entry as one number, to sort. */
 const ENTRIES_MAX = 2 ** 24
@@ -432,6 +432,7 @@ export class Connections {
     const owner = words[at + CONN_OWNER]
     if ((status & STATUS_LIVE) === 0 || owner < 0 || owner >= this.lists.portRows) return false
     if (((status >> WORTH_SHIFT) & 3) > WORTH_KEPT) return false
+    if (((status >> CLASS_SHIFT) & CLASS_MASK) >= TIMEOUTS.length) return false
     return (zones & 0xfff) < NETWORKS_MAX && ((zones >> 12) & 0xfff) < NETWORKS_MAX
   }
 }

@@ -3,6 +3,7 @@
  *
  *   TCP            by its states and windows: `conntrack-tcp.ts`. Begins with a SYN.
  *   UDP, UDP-Lite  any packet begins; a reply proves that there is another end, one more packet that both mean it.
+ *                  Until then it is a question and its answer, and lasts no longer than an unanswered one.
  *   ICMP queries   echo and timestamp (RFC 5508): a query begins, and only its own kind of reply answers it.
  *   others         as UDP, by protocol and addresses, and by ports if they have any.
  *
@@ -33,6 +34,7 @@ export { TIMEOUTS } from './connection-entry.js'
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
 const { CONNECTION_SHIFT, HEADER_CONNECTIONS_INVALID } = layout
 const {
+  CLASS_MASK,
   CLASS_SHIFT,
   CONN_COUNTERS,
   CONN_STATUS,
@@ -46,10 +48,11 @@ const {
   TIMEOUT_TCP_SYN,
   TIMEOUT_UDP,
   TIMEOUT_UDP_NEW,
+  TIMEOUT_UDP_QUERY,
   WORTH_KEPT,
   WORTH_SHIFT,
-  WORTH_UNPROVEN,
   firstTimeout,
+  isQueryPort,
 } = entryLayout
 const { FRAGMENT_LATER, PROTOCOL_TCP } = headerTypes
 const { JUDGED_INVALID, JUDGED_OVER, JUDGED_PASSES } = judgement
@@ -65,6 +68,7 @@ const STATE_MASK = 0xf
 /** ICMP: bits of the state. */
 const ASKED_ECHO = 1
 const ASKED_TIMESTAMP = 2
+const CLASS = CLASS_MASK << CLASS_SHIFT
 const LIST = LIST_MASK << CLASS_SHIFT
 /** Float64 from one entry to the next, and of an entry the first counter. */
 const COUNTERS_SHIFT = CONNECTION_SHIFT - 1
@@ -100,6 +104,8 @@ export class Conntrack {
     if (isSegment && this.tcp.mayBegin(h)) status = this.tcp.begin(entry, h, status)
     else if (isSegment) status |= UNFOLLOWED << STATE_SHIFT
     else if (h.icmp >= 0 && askedBy(h) > 0) status |= askedBy(h) << STATE_SHIFT
+    else if (firstTimeout(h.protocol) === TIMEOUT_UDP_NEW && isQueryPort(h.destinationPort))
+      status = (status & ~CLASS) | (TIMEOUT_UDP_QUERY << CLASS_SHIFT)
     this.connections.see(entry, status, now)
     this.count(entry, 0, h)
   }
@@ -162,16 +168,12 @@ function trackIcmp(h: Headers, direction: number, status: number): number {
 
 /** Protocols without states of their own, and connections that are not followed. */
 function trackPair(protocol: number, direction: number, status: number): number {
-  const isReplied = (status & STATUS_REPLIED) !== 0
+  if (direction === REPLY || (status & STATUS_REPLIED) === 0 || (status & STATUS_ASSURED) !== 0) return status
   const first = firstTimeout(protocol)
-  if (direction === REPLY) {
-    const isUdp = first === TIMEOUT_UDP_NEW && !isReplied
-    return isUdp ? (status & ~LIST) | place(TIMEOUT_UDP, WORTH_UNPROVEN) : status
-  }
-  if (!isReplied || (status & STATUS_ASSURED) !== 0) return status
   if (first === TIMEOUT_ICMP) return status
+  const isQuery = (status & CLASS) === TIMEOUT_UDP_QUERY << CLASS_SHIFT
   let timeout = first
-  if (first === TIMEOUT_UDP_NEW) timeout = TIMEOUT_UDP
+  if (first === TIMEOUT_UDP_NEW) timeout = isQuery ? TIMEOUT_UDP_QUERY : TIMEOUT_UDP
   else if (first === TIMEOUT_TCP_SYN) timeout = TIMEOUT_TCP_ESTABLISHED
   return (status & ~LIST) | place(timeout, WORTH_KEPT) | STATUS_ASSURED
 }

@@ -44,7 +44,7 @@ import { randomFrom } from '../rig.js'
 import { PORTS, flow, reverse, tracking } from './conntrack-rig.js'
 
 const CAPACITY = 256
-const SECONDS = [16, 200, 12, 3, 8, 15, 4, 20]
+const SECONDS = [16, 200, 12, 3, 8, 15, 4, 20, 45]
 const grain = (kind: number): number => Math.max(1, SECONDS[kind] >> 6)
 
 const arenaOf = (): Arena => tracking({ connectionCapacity: CAPACITY, smallSlots: 1 })
@@ -126,7 +126,7 @@ function compare(connections: Connections, arena: Arena, model: Model, text: str
     assert.equal(connections.find(one.replyZone, reverse(of)), (one.entry << 1) | 1, text)
     assert.equal(connections.zone(one.entry), one.zone)
     const status = connections.words[one.entry * CONN_WORDS + CONN_STATUS]
-    assert.equal((status >> CLASS_SHIFT) & LIST_MASK, one.kind | (one.worth << 3), text)
+    assert.equal((status >> CLASS_SHIFT) & LIST_MASK, one.kind | (one.worth << 4), text)
     assert.equal(connections.words[one.entry * CONN_WORDS + CONN_SEEN], one.seen, text)
   }
   for (let owner = 0; owner < PORTS; owner++) assert.equal(connections.heldBy(owner), model.of(owner).length, text)
@@ -174,7 +174,7 @@ test('random operations, and new processes in between', () => {
       } else if (action < 85 && model.known.length > 0) {
         const one = model.known[random(model.known.length)]
         const at = one.entry * CONN_WORDS + CONN_STATUS
-        const kind = random(3) === 0 ? random(8) : one.kind
+        const kind = random(3) === 0 ? random(9) : one.kind
         const worth = random(3) === 0 ? random(3) : one.worth
         const list = (kind << CLASS_SHIFT) | (worth << WORTH_SHIFT)
         connections.see(one.entry, (connections.words[at] & ~(LIST_MASK << CLASS_SHIFT)) | list, now)

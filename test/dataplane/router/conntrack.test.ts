@@ -22,6 +22,7 @@ import { ACK, FIN, RST, SYN, Session, Tracker, flow, reverse } from './conntrack
 
 const UDP = flow({ protocol: 17 })
 const PING = flow({ protocol: 1, sourcePort: 77, destinationPort: 77 })
+const QUESTION = flow({ protocol: 17, destinationPort: 53 })
 const GRE = flow({ protocol: 47, sourcePort: 0, destinationPort: 0 })
 const IP6 = {
   family: 6,
@@ -46,6 +47,7 @@ test('the timeouts are those of the RFCs or longer, in the order of their number
       'udp 300',
       'icmp 60',
       'other 600',
+      'udp-query 30',
     ],
   )
 })
@@ -183,6 +185,12 @@ test('what begins where it should not is followed by its ends alone', () => {
   }
 })
 
+/** A datagram and its answer. */
+function answered(tracker: Tracker, of: Flow): void {
+  tracker.pass(of, 60)
+  tracker.pass(reverse(of), 60)
+}
+
 /** Each: its steps, and the timeout that must then hold. */
 const AGES: [name: string, seconds: number, steps: (tracker: Tracker) => void, of: Flow][] = [
   ['tcp-syn, not answered', 240, (t) => new Session(t).send(0, SYN, 0), flow()],
@@ -229,14 +237,38 @@ const AGES: [name: string, seconds: number, steps: (tracker: Tracker) => void, o
     flow(),
   ],
   ['udp-new', 120, (t) => t.pass(UDP, 60), UDP],
+  ['udp-new, answered', 120, (t) => answered(t, UDP), UDP],
   [
     'udp',
     300,
     (t) => {
+      answered(t, UDP)
       t.pass(UDP, 60)
-      t.pass(reverse(UDP), 60)
     },
     UDP,
+  ],
+  ['udp-query, not answered', 30, (t) => t.pass(QUESTION, 60), QUESTION],
+  ['udp-query, answered', 30, (t) => answered(t, QUESTION), QUESTION],
+  [
+    'udp-query of NTP',
+    30,
+    (t) => answered(t, flow({ protocol: 17, destinationPort: 123 })),
+    flow({ protocol: 17, destinationPort: 123 }),
+  ],
+  [
+    'udp-query, asked again',
+    30,
+    (t) => {
+      answered(t, QUESTION)
+      t.pass(QUESTION, 60)
+    },
+    QUESTION,
+  ],
+  [
+    'TCP to port 53',
+    240,
+    (t) => new Session(t, [1, 2], flow({ destinationPort: 53 })).send(0, SYN, 0),
+    flow({ destinationPort: 53 }),
   ],
   ['icmp', 60, (t) => t.icmp(PING, 8), PING],
   ['other', 600, (t) => t.pass(GRE, 60), GRE],
@@ -264,9 +296,10 @@ test('a packet keeps its connection, whichever way it goes; one that is invalid 
       tracker.sweep(now)
       assert.equal(tracker.pass(of, 60), 'ok')
     }
-    tracker.sweep(2300)
+    const seconds = of === UDP ? 300 : 120
+    tracker.sweep(2000 + seconds)
     assert.notEqual(tracker.state(UDP), 'gone')
-    tracker.sweep(2310)
+    tracker.sweep(2010 + seconds)
     assert.equal(tracker.state(UDP), 'gone')
   }
   const session = new Session(new Tracker())
