@@ -220,9 +220,10 @@ _Static_assert(sizeof(struct vnet_header) == VNET_HEADER_BYTES, "virtio_net head
 
 /*
  * offload.c. Checks what came in the header against the frame and writes it to the record; a header that contradicts
- * its frame sets OFFLOAD_BAD, for TypeScript to drop. The frame may still carry its VLAN tags.
+ * its frame sets OFFLOAD_BAD, for TypeScript to drop. A checksum that is not TCP's or UDP's own is finished in the
+ * frame, which may still carry its VLAN tags.
  */
-void offload_accept(const uint8_t *frame, int32_t length, const struct vnet_header *header, struct record *record);
+void offload_accept(uint8_t *frame, int32_t length, const struct vnet_header *header, struct record *record);
 /* Builds the header for a device from the record alone. tag_bytes: 4 if a tag is inserted, else 0. */
 void offload_express(const struct record *record, int tag_bytes, struct vnet_header *header);
 /*

@@ -15,20 +15,21 @@
 #define TYPE_VLAN 0x8100
 #define PROTOCOL_TCP 6
 #define PROTOCOL_UDP 17
+#define PROTOCOL_SCTP 132
 
 /* TCP or UDP over IPv4 or IPv6; all offsets from the frame's start. */
 struct headers {
     int32_t l3, l4;
     int32_t length;   /* to the end of the TCP or UDP header */
     int32_t end;      /* of the IP packet; what follows is padding */
-    uint8_t protocol; /* PROTOCOL_TCP or PROTOCOL_UDP */
+    uint8_t protocol; /* PROTOCOL_TCP or PROTOCOL_UDP where all were found */
     bool ipv6;
     bool routed; /* an IPv6 routing header with segments left: the destination is not the final one */
 };
 
 /*
  * Finds the headers, behind one 802.1Q tag at most. Returns false unless all of them are complete, the IP packet lies
- * whole in the frame, and it is no fragment.
+ * whole in the frame, and it is no fragment. If just the protocol is another, l4, end and protocol are filled in still.
  */
 bool headers_find(const uint8_t *frame, int32_t length, struct headers *headers);
 

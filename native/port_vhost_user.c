@@ -4,8 +4,9 @@
  *
  * Receive asks the guest's transmit rings in turn. The chains that wait are looked at together before the first is
  * copied (vring.h), since the wait for another core's memory is most of the cost. A frame goes to the smallest slot
- * that holds it, and its virtio_net header through offload_accept(); what the guest changes after that changes nothing.
- * All chains of a burst are given back by one store.
+ * that holds it, and its virtio_net header through offload_accept(), if the driver has negotiated what it asks for;
+ * else the packet is OFFLOAD_BAD. What the guest changes after that changes nothing. All chains of a burst are given
+ * back by one store.
  *
  * Polling. While frames come, and for a while after, the engine looks at the rings itself (poll), and the guest is
  * told not to kick. Then `arm` asks for kicks again and looks once more: a frame that came between the two is seen.
@@ -66,9 +67,27 @@ static void gather(const struct vring_span *spans, uint32_t offset, uint8_t *to,
 #define BAD_CHAIN (-1)
 #define NO_SLOT (-2)
 
+/* Whether a header asks only for what the guest's driver has agreed to (virtio 1.2, 5.1.6.2). */
+static bool is_negotiated(uint64_t features, const struct vnet_header *header) {
+    uint64_t needed = 0;
+    if (header->flags & VNET_NEEDS_CHECKSUM) needed |= FEATURE_CSUM;
+    if (header->gso_type & GSO_ECN) needed |= FEATURE_HOST_ECN;
+    switch (header->gso_type & ~GSO_ECN) {
+    case GSO_TCP4:
+        return !(~features & (needed | FEATURE_HOST_TSO4));
+    case GSO_TCP6:
+        return !(~features & (needed | FEATURE_HOST_TSO6));
+    case GSO_UDP:
+        return !(~features & (needed | FEATURE_HOST_USO));
+    default: /* none, or one that offload_accept() refuses */
+        return !(~features & needed);
+    }
+}
+
 /* Takes the frame of a chain. Returns the packet, BAD_CHAIN or NO_SLOT. */
-static inline int32_t take_frame(struct engine *engine, int32_t header_bytes, const struct vring_span *spans,
+static inline int32_t take_frame(struct engine *engine, const struct guest_ring *ring, const struct vring_span *spans,
                                  int count) {
+    int32_t header_bytes = ring->header_bytes;
     int64_t length = -header_bytes;
     struct vnet_header header = {0};
     for (int i = 0; i < count; i++) length += spans[i].length;
@@ -84,7 +103,12 @@ static inline int32_t take_frame(struct engine *engine, int32_t header_bytes, co
         gather(spans, 0, (uint8_t *)&header, 10);
         gather(spans, (uint32_t)header_bytes, frame, (uint32_t)length);
     }
-    if (header.flags | header.gso_type) offload_accept(frame, (int32_t)length, &header, record);
+    if (header.flags | header.gso_type) {
+        if (is_negotiated(ring->features, &header))
+            offload_accept(frame, (int32_t)length, &header, record);
+        else
+            record->offload = OFFLOAD_BAD;
+    }
     return packet;
 }
 
@@ -108,7 +132,7 @@ static int receive_ring(struct engine *engine, struct port *port, struct vhost_u
             span_count = vring_chain(vring, &vhost->memory, ahead->heads[i], false, vhost->spans, 0, &walked);
             vhost->allowance -= walked;
         }
-        int32_t packet = take_frame(engine, ring->header_bytes, spans, span_count);
+        int32_t packet = take_frame(engine, ring, spans, span_count);
         if (packet == NO_SLOT) break;
         vring_give_back(vring, ahead->heads[i], 0);
         if (packet == BAD_CHAIN) {

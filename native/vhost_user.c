@@ -117,6 +117,7 @@ static void describe(struct guest_ring *ring, const struct ring_request *request
     ring->was_enabled = ring->set && (ring->was_enabled || ring->enabled);
     ring->enabled = enabled;
     ring->polled = request->flags & RING_POLLED;
+    ring->features = request->features;
     ring->mergeable = request->features & FEATURE_MRG_RXBUF;
     ring->header_bytes =
         request->features & (FEATURE_MRG_RXBUF | FEATURE_VERSION_1) ? VNET_HEADER_BYTES : LEGACY_HEADER_BYTES;

@@ -29,6 +29,11 @@
 #define RING_LOGGED 2
 #define RING_POLLED 4
 
+#define FEATURE_CSUM (1ULL << 0)
+#define FEATURE_HOST_TSO4 (1ULL << 11)
+#define FEATURE_HOST_TSO6 (1ULL << 12)
+#define FEATURE_HOST_ECN (1ULL << 13)
+#define FEATURE_HOST_USO (1ULL << 56)
 #define FEATURE_MRG_RXBUF (1ULL << 15)
 #define FEATURE_EVENT_IDX (1ULL << 29)
 #define FEATURE_VERSION_1 (1ULL << 32)
@@ -52,6 +57,7 @@ struct guest_ring {
     bool polled;          /* never asks for kicks */
     bool mergeable;       /* a frame may take several chains */
     int32_t header_bytes; /* of the virtio_net header, 10 or 12 */
+    uint64_t features;    /* negotiated: what its headers may ask for */
     int position;         /* where to begin; -1: at the used index */
     int expected;         /* chains to look at together */
 };

@@ -3,6 +3,8 @@
  *
  *   input   12 bytes: the header | the frame, perhaps with a tag
  *
+ * A frame changes only where an unfinished checksum is finished at once: in two bytes, four of SCTP's.
+ *
  * What must hold of a packet that is accepted: after the tag is popped, as TypeScript does it, the record can be
  * expressed and accepted again without change; its checksum can be finished, and then verifies; cut into segments, the
  * payloads together are the payload, every length and checksum is right by a second, naive computation, no segment is
@@ -93,7 +95,7 @@ static void check_complete(const uint8_t *frame, const struct record *given, boo
     free(copy);
 }
 
-static void check_express(const uint8_t *frame, const struct record *record) {
+static void check_express(uint8_t *frame, const struct record *record) {
     struct vnet_header header;
     struct record again = *record;
     offload_express(record, 0, &header);
@@ -114,6 +116,15 @@ static void check_express(const uint8_t *frame, const struct record *record) {
         CHECK(!record->segment_bytes || again.header_length == record->header_length + TAG_BYTES);
     }
     free(tagged);
+}
+
+static void check_change(const uint8_t *given, const uint8_t *frame, int32_t length, const struct vnet_header *header,
+                         const struct record *record) {
+    int32_t field = header->checksum_start + header->checksum_offset, bytes = header->checksum_offset == 8 ? 4 : 2;
+    bool finished = header->flags & VNET_NEEDS_CHECKSUM && !record->offload;
+    for (int32_t i = 0; i < length; i++)
+        CHECK(given[i] == frame[i] || (finished && i >= field && i < field + bytes));
+    CHECK(!finished || (field + 2 <= length && header->checksum_start >= ETHERNET_BYTES));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -139,6 +150,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
     struct record record = {.length = length, .segment_bytes = -1, .header_length = -1};
     offload_accept(frame, length, &header, &record);
+    check_change(data + sizeof header, frame, length, &header, &record);
     if (record.offload & OFFLOAD_BAD) {
         CHECK(record.offload == OFFLOAD_BAD && record.segment_bytes == 0);
     } else if (length >= ETHERNET_BYTES) {

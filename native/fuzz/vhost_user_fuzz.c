@@ -1,14 +1,16 @@
 /*
  * Fuzzes vhost-user: a front-end and a driver that do anything, at any time, also while the engine is at work.
  *
- *   input   steps, each a byte and what it takes: memory shared anew (whole, in parts, wrong, random), rings set and
- *           stopped, the dirty log, chains offered (of good and bad descriptors, direct and indirect), bytes written
- *           anywhere in the rings, kicks, turns of the engine, frames sent to the guest in all ways, the file cut
- *           short, the port attached anew, a second thread that scribbles over rings and descriptors for a while
+ *   input   a byte: whether offloads are negotiated | steps, each a byte and what it takes: memory shared anew (whole,
+ *           in parts, wrong, random), rings set and stopped, the dirty log, chains offered (of good and bad
+ *           descriptors, direct and indirect), bytes written anywhere in the rings, kicks, turns of the engine, frames
+ *           sent to the guest in all ways, the file cut short, the port attached anew, a second thread that scribbles
+ *           over rings and descriptors for a while
  *
  * What must hold: no access outside of the regions (a part of the file before and behind them never changes, and the
  * sanitizers see the rest), every call ends soon, no slot and no descriptor is left behind, events name the port and
- * its two reasons, and every frame sent to the port is counted once.
+ * its two reasons, every frame sent to the port is counted once, and no frame is unfinished unless the driver has
+ * negotiated that.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -38,6 +40,8 @@
 #define CANARY 0x5c
 #define CALL_SECONDS 5
 #define FRAMES_PER_STEP 80
+#define OFFLOAD_FEATURES                                                                                               \
+    (FEATURE_CSUM | FEATURE_HOST_TSO4 | FEATURE_HOST_TSO6 | FEATURE_HOST_ECN | FEATURE_HOST_USO)
 
 static struct {
     struct engine *engine;
@@ -48,7 +52,8 @@ static struct {
     int lowest;      /* the descriptor that the next dup() gives */
     uint16_t available[RINGS], size[RINGS];
     int kicks[RINGS];
-    bool cut; /* the file is short now: keep off it */
+    bool cut;      /* the file is short now: keep off it */
+    bool offloads; /* the driver has negotiated unfinished frames */
     const uint8_t *data;
     size_t left;
 } run;
@@ -179,7 +184,7 @@ static void set_ring(void) {
     uint64_t base = USER + (uint64_t)ring * RING_BYTES;
     struct ring_request request = {
         .features = (shape & 1 ? FEATURE_VERSION_1 : 0) | (shape & 2 ? FEATURE_MRG_RXBUF : 0) |
-                    (shape & 4 ? FEATURE_EVENT_IDX : 0),
+                    (shape & 4 ? FEATURE_EVENT_IDX : 0) | (run.offloads ? OFFLOAD_FEATURES : 0),
         .places = {base, base + AVAILABLE, base + USED, GUEST + (uint64_t)ring * RING_BYTES + USED},
         .size = 1 << (shape >> 4) % 11,
         .position = kind & 1 ? -1 : (int64_t)next(2),
@@ -283,8 +288,10 @@ static void turn(int wait) {
         const struct record *record = record_of(run.engine, run.engine->burst[i]);
         CHECK(record->ingress == RIG_PORT && record->length >= 1 && record->length <= MAX_FRAME_BYTES);
         CHECK(record->references == 1);
-        if (record->offload && !(record->offload & OFFLOAD_BAD))
+        if (record->offload && !(record->offload & OFFLOAD_BAD)) {
+            CHECK(run.offloads && record->offload & OFFLOAD_CHECKSUM);
             CHECK(record->checksum_start + record->checksum_offset + 2 <= record->length);
+        }
         pool_give(run.engine, run.engine->burst[i]);
     }
 }
@@ -356,6 +363,7 @@ static void attach(void) { CHECK(engine_attach(run.engine, RIG_PORT, KIND_VHOST_
 static void set_up(void) {
     run.engine = rig_engine();
     run.sent = 0;
+    run.offloads = next(1) & 3;
     if (!run.file) {
         pthread_t thread;
         run.fd = memfd_create("guest", MFD_CLOEXEC);
@@ -467,7 +475,7 @@ size_t fuzz_make(uint64_t *random, uint8_t *data) {
     uint8_t *at = data;
     int rings = 2 + 2 * random_below(random, RINGS / 2);
     uint8_t shape = (uint8_t)(random_below(random, 8) | (3 + random_below(random, 6)) << 4);
-    at = put(at, 2, 0, random_below(random, 2));
+    at = put(at, 3, random_below(random, 4), 0, random_below(random, 2));
     if (random_below(random, 3) == 0) at = put(at, 2, 3, 5);
     for (int i = 0; i < rings; i++) at = put(at, 5, 1, i, 1, random_below(random, 2) ? 3 : 1, shape);
     if (random_below(random, 3) == 0) at = put(at, 2, 7, 1);

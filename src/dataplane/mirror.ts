@@ -6,7 +6,8 @@
  * counted in the ring, and forwarded all the same. Capacity: CAPTURES_MAX captures a shard. Without one, a burst pays
  * one comparison.
  *
- * A captured frame shows what passed: of a segmentation-offload frame the whole, with its checksum unfinished.
+ * A captured frame shows what is sent: a checksum that its egress finishes is finished in the copy. Of a
+ * segmentation-offload frame it shows the whole, with its checksum unfinished.
  */
 import type { Burst, Pool } from './burst.js'
 import { Filter } from './filter.js'
@@ -15,9 +16,12 @@ import type { Arena } from './layout.js'
 import type { PortTable } from './port-table.js'
 import * as ringLayout from './ring.js'
 import type { Ring } from './ring.js'
+import { checksum } from './router/checksum.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
 const {
+  CHECKSUM_OFFSET,
+  CHECKSUM_START,
   EGRESS_PACKET,
   EGRESS_PORT,
   EGRESS_PORT_MASK,
@@ -31,6 +35,7 @@ const {
   OFFLOAD_CHECKSUM,
   OFFSET,
   RECORD_SHIFT,
+  SEGMENT_BYTES,
   TAG,
   TAG_PRESENT,
   TCI,
@@ -51,6 +56,7 @@ const {
 export const CAPTURES_MAX = 16
 const RECEIVED = 0
 const SENT = 1
+const UDP_CHECKSUM = 6 // offset of the field, and no other's
 
 export class Mirror {
   /** whether any capture runs */
@@ -148,9 +154,21 @@ export class Mirror {
     header[index + RING_TAG] = tag
     header[index + RING_SECONDS] = this.header[HEADER_TIME_SECONDS]
     header[index + RING_NANOS] = this.header[HEADER_TIME_NANOS]
-    this.pool.bytes.copyWithin(this.ring.place(index), frame, frame + length)
+    const place = this.ring.place(index)
+    this.pool.bytes.copyWithin(place, frame, frame + length)
+    if (kind !== MESSAGE_SERVICE) this.finish(record, place)
     this.ring.publish()
     this.punted = true
     return true
+  }
+
+  /** Finishes the checksum in the copy of a frame; its field holds the pseudo-header's sum and takes part as it is. */
+  private finish(record: number, place: number): void {
+    const { records, view } = this.pool
+    if ((records[record + OFFLOAD] & OFFLOAD_CHECKSUM) === 0 || records[record + SEGMENT_BYTES] > 0) return
+    const start = place + records[record + CHECKSUM_START]
+    const field = records[record + CHECKSUM_OFFSET]
+    const sum = checksum(view, start, place + records[record + LENGTH], 0)
+    view.setUint16(start + field, sum === 0 && field === UDP_CHECKSUM ? 0xffff : sum) // 0 would say that there is none
   }
 }

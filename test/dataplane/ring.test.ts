@@ -6,11 +6,17 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { compileFilter } from '../../src/dataplane/filter-compile.js'
 import {
+  CHECKSUM_OFFSET,
+  CHECKSUM_START,
   HEADER_INJECT,
   HEADER_INJECT_BYTES,
+  HEADER_LENGTH,
   HEADER_TIME_NANOS,
   HEADER_TIME_SECONDS,
+  OFFLOAD,
+  OFFLOAD_CHECKSUM,
   RING_HEADER_BYTES,
+  SEGMENT_BYTES,
   TAG_PRESENT,
 } from '../../src/dataplane/layout.js'
 import { PORT_LINK, PORT_RING } from '../../src/dataplane/port-table.js'
@@ -27,6 +33,7 @@ import {
   RING_TAG,
   Ring,
 } from '../../src/dataplane/ring.js'
+import { checksum } from '../rig/frames.js'
 import { GROUP, type Switch, access, frame, mac, plain, randomFrom, switching, trunk } from './rig.js'
 
 const SIZE = 4096
@@ -162,6 +169,34 @@ switching('a capture of a port sees what it receives and what it sends, as on th
   weft.loop.pipeline.mirror.stop(3)
   weft.pass(1, up)
   assert.deepEqual(captured(weft), [])
+})
+
+switching('a captured frame has the checksum that its egress finishes, unless it is to be cut', (weft) => {
+  weft.ports([plain(0), plain(1)])
+  watch(weft, 0, 0, '')
+  watch(weft, 1, 1, '')
+  const head = frame(mac(2), mac(1), { length: 34 })
+  const datagram = [0x9c, 0x40, 0, 53, 0, 11, 0x12, 0x34, 1, 2, 3]
+  const given = Uint8Array.from([...head, ...datagram])
+  const unfinished: [number, number][] = [
+    [OFFLOAD, OFFLOAD_CHECKSUM],
+    [CHECKSUM_START, 34],
+    [CHECKSUM_OFFSET, 6],
+  ]
+  const finished = given.slice()
+  new DataView(finished.buffer).setUint16(40, checksum(given.subarray(34)))
+  weft.pass(0, given, unfinished)
+  for (const { bytes } of captured(weft)) assert.deepEqual(bytes, finished)
+  // a sum of 0 would say that there is no checksum
+  const zero = given.slice()
+  zero.set([0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0], 34)
+  weft.pass(0, zero, unfinished)
+  const [first, second] = captured(weft)
+  zero.set([0xff, 0xff], 40)
+  assert.deepEqual([first.bytes, second.bytes], [zero, zero])
+  const segmented: [number, number][] = [[SEGMENT_BYTES, 2], [HEADER_LENGTH, 42], ...unfinished]
+  weft.pass(0, given, segmented)
+  assert.deepEqual(captured(weft)[0].bytes, given)
 })
 
 switching('a VLAN filter goes by the tag on that side of the switch', (weft) => {

@@ -3,7 +3,8 @@
  * lies in memory of its exact size while it is worked on, so that the sanitizers see a byte too many.
  *
  *   sum SHIFT HEX                                     folded sum, as it would be stored; SHIFT: misalignment
- *   accept FLAGS GSO HEADERS SIZE START OFFSET HEX    offload segment_bytes start offset header_length
+ *   accept FLAGS GSO HEADERS SIZE START OFFSET HEX    offload segment_bytes start offset header_length,
+ *                                                     and the frame if it was changed
  *   express TAG OFFLOAD SEGMENT START OFFSET HEADERS  the 12 bytes of the header
  *   complete START OFFSET HEX                         the frame, or "refused"
  *   segment BYTES HEX                                 the segments, or "refused"
@@ -50,9 +51,17 @@ static void answer_accept(void) {
     struct vnet_header header = {(uint8_t)flags, (uint8_t)gso, (uint16_t)headers, (uint16_t)size, (uint16_t)start,
                                  (uint16_t)offset, 0};
     struct record record = {.length = length};
+    uint8_t *given = malloc((size_t)length + !length);
+    if (!given) exit(1);
+    memcpy(given, frame, (size_t)length);
     offload_accept(frame, length, &header, &record);
     printf("%d %d %d %d %d", record.offload, record.segment_bytes, record.checksum_start, record.checksum_offset,
            record.header_length);
+    if (memcmp(given, frame, (size_t)length) != 0) {
+        printf(" ");
+        print_hex(frame, length);
+    }
+    free(given);
     free(frame);
 }
 

@@ -3,8 +3,8 @@
  */
 import assert from 'node:assert/strict'
 import { suite, test } from 'node:test'
-import { tagged, udp } from '../rig/frames.js'
-import { ask, askOne, cannotCompile, hex, unhex } from './ask.js'
+import { arpRequest, checksum, ethernet, ipv4, tagged, udp } from '../rig/frames.js'
+import { ask, askOne, cannotCompile, hex, seeded, unhex } from './ask.js'
 import { segmentVectors } from './segment-vectors.js'
 
 const bad = '2 0 0 0 0'
@@ -49,7 +49,7 @@ suite('offload', { skip: cannotCompile }, () => {
     assert.equal(await askOne(claim(tcp4, { frame })), bad)
     // a checksum may not start within the tag, which will be gone
     assert.equal(await askOne(claim(tcp4, { gso: 0, start: 14, frame })), bad)
-    assert.equal(await askOne(claim(tcp4, { gso: 0, start: 18, frame })), '1 0 18 16 0')
+    assert.equal(await askOne(claim(tcp4, { gso: 0, start: 38, frame })), '1 0 38 16 0')
   })
 
   test('a frame without claim, and one whose checksum was verified by its sender', async () => {
@@ -85,7 +85,72 @@ suite('offload', { skip: cannotCompile }, () => {
     assert.equal(await askOne(claim(tcp6, { gso: 1 })), bad)
     assert.equal(await askOne(claim(udp4, { gso: 1 })), bad)
     assert.equal(await askOne(claim(udp4, { gso: 0x85 })), bad) // ECN is TCP's
-    assert.equal(await askOne(claim(tcp4, { gso: 0, start: length - 2, offset: 0 })), `1 0 ${length - 2} 0 0`)
+  })
+
+  /** The frame with the checksum over `start` to its end stored `offset` behind. */
+  const summed = (given: Uint8Array, start: number, offset: number): string => {
+    const frame = given.slice()
+    new DataView(frame.buffer).setUint16(start + offset, checksum(frame.subarray(start)))
+    return `0 0 0 0 0 ${hex(frame)}`
+  }
+
+  test('a checksum at any other place is finished before anybody looks at the frame', async () => {
+    const frame = unhex(tcp4.frame)
+    const places = [
+      [14, 10], // the IPv4 header's own field, over all
+      [14, 12], // the source address
+      [14, 16], // the destination
+      [34, 0], // the source port
+      [34, 2],
+      [34, 18], // beside the checksum
+      [32, 18], // on the checksum, but over more
+      [36, 14],
+      [frame.length - 2, 0],
+    ]
+    for (const [start, offset] of places)
+      assert.equal(await askOne(claim(tcp4, { gso: 0, start, offset })), summed(frame, start, offset), `${start}`)
+    const outer = tagged(frame, 5)
+    const frameTwice = tagged(outer, 7) // headers behind a second tag are nobody's own
+    assert.equal(await askOne(claim(tcp4, { gso: 0, start: 18, frame: hex(outer) })), summed(outer, 18, 16))
+    assert.equal(await askOne(claim(tcp4, { gso: 0, start: 42, frame: hex(frameTwice) })), summed(frameTwice, 42, 16))
+    const arp = arpRequest('02:00:00:00:00:09', '10.0.0.9', '10.0.0.1')
+    assert.equal(await askOne(claim(tcp4, { gso: 0, start: 20, offset: 10, frame: hex(arp) })), summed(arp, 20, 10))
+  })
+
+  test('a checksum of a fragment is finished at once: the next one would not be of the same kind', async () => {
+    const frame = unhex(tcp4.frame)
+    frame[20] = 0x20 // more of them follow
+    assert.equal(await askOne(claim(tcp4, { gso: 0, frame: hex(frame) })), summed(frame, 34, 16))
+  })
+
+  test("SCTP's checksum is finished as CRC32c (RFC 9260, appendix A)", async () => {
+    // check value of "123456789": e3069283, stored in the order of the algorithm's bytes
+    const packet = (payload: Uint8Array): Uint8Array =>
+      ethernet('02:00:00:00:00:02', '02:00:00:00:00:01', 0x0800, ipv4('10.0.0.1', '10.0.0.2', 132, payload), false)
+    const crc32c = (bytes: Uint8Array): number => {
+      let crc = 0xffffffff
+      for (const byte of bytes) {
+        crc ^= byte
+        for (let i = 0; i < 8; i++) crc = (crc >>> 1) ^ (crc & 1 ? 0x82f63b78 : 0)
+      }
+      return ~crc >>> 0
+    }
+    assert.equal(crc32c(new TextEncoder().encode('123456789')), 0xe3069283)
+    for (const bytes of [12, 13, 32, 1400]) {
+      const random = seeded(bytes)
+      const frame = packet(Uint8Array.from({ length: bytes }, () => random()))
+      const claimed = claim(tcp4, { gso: 0, start: 34, offset: 8, frame: hex(frame) + '0000' }) // padded
+      new DataView(frame.buffer).setUint32(42, 0)
+      new DataView(frame.buffer).setUint32(42, crc32c(frame.subarray(34)), true)
+      assert.equal(await askOne(claimed), `0 0 0 0 0 ${hex(frame)}0000`)
+    }
+    assert.equal(
+      await askOne(claim(tcp4, { gso: 0, start: 34, offset: 8, frame: hex(packet(new Uint8Array(11))) })),
+      bad,
+    )
+    const elsewhere = packet(new Uint8Array(40).fill(9))
+    const expected = summed(elsewhere, 34, 12)
+    assert.equal(await askOne(claim(tcp4, { gso: 0, start: 34, offset: 12, frame: hex(elsewhere) })), expected)
   })
 
   test('a frame that asks for more than 8192 segments is bad', async () => {

@@ -9,11 +9,16 @@ import { DROP_BAD_DESCRIPTOR, DROP_NO_PEER, DROP_QUEUE_FULL, DROP_TRANSMIT_ERROR
 import * as layout from '../../src/dataplane/layout.js'
 import { RING_ENABLED } from '../../src/ports/native.js'
 import {
+  CSUM,
   Engine,
   EVENT_IDX,
   frameOf,
   GUEST,
   Guest,
+  HOST_ECN,
+  HOST_TSO4,
+  HOST_TSO6,
+  HOST_USO,
   INDIRECT,
   MRG_RXBUF,
   NEXT,
@@ -142,7 +147,7 @@ suite('vhost-user: frames of a guest', () => {
   })
 
   test('a segmentation header that is true is written down, one that lies is marked', () => {
-    const guest = plug()
+    const guest = plug({ features: VERSION_1 | MRG_RXBUF | CSUM | HOST_TSO4 })
     const frame = tcpFrame(3000)
     const header = Buffer.alloc(12)
     header[0] = 1
@@ -158,6 +163,41 @@ suite('vhost-user: frames of a guest', () => {
     header.writeUInt16LE(40000, 6)
     guest.send(frame, { header })
     assert.equal(engine.receiveAll()[0].record[layout.OFFLOAD], layout.OFFLOAD_BAD)
+  })
+
+  test('what its driver has not negotiated is not believed (virtio 1.2, 5.1.6.2)', () => {
+    const { GSO_TCP4, GSO_TCP6, GSO_UDP } = layout
+    const asks: [type: number, needed: bigint][] = [
+      [0, CSUM],
+      [GSO_TCP4, CSUM | HOST_TSO4],
+      [GSO_TCP4 | 0x80, CSUM | HOST_TSO4 | HOST_ECN],
+      [GSO_TCP6, CSUM | HOST_TSO6],
+      [GSO_UDP, CSUM | HOST_USO],
+    ]
+    const all = CSUM | HOST_TSO4 | HOST_TSO6 | HOST_ECN | HOST_USO
+    const header = Buffer.alloc(12)
+    const offloadWith = (features: bigint, type: number): number => {
+      const guest = plug({ features: VERSION_1 | features })
+      header[1] = type
+      guest.send(tcpFrame(100), { header })
+      const [{ record }] = engine.receiveAll()
+      guest.close()
+      guests.pop()
+      return record[layout.OFFLOAD]
+    }
+    header.writeUInt16LE(34, 6)
+    header.writeUInt16LE(16, 8)
+    header[0] = 1
+    for (const [type, needed] of asks)
+      for (const bit of [CSUM, HOST_TSO4, HOST_TSO6, HOST_ECN, HOST_USO])
+        if ((needed & bit) !== 0n)
+          assert.equal(offloadWith(all & ~bit, type), layout.OFFLOAD_BAD, `${type} without ${bit}`)
+    assert.equal(offloadWith(CSUM, 0), layout.OFFLOAD_CHECKSUM)
+    header.writeUInt16LE(0, 8)
+    assert.equal(offloadWith(CSUM, 0), 0, 'the source port, finished at once')
+    assert.equal(offloadWith(0n, 0), layout.OFFLOAD_BAD)
+    header[0] = 2 // the sender has verified it: asks for nothing
+    assert.equal(offloadWith(0n, 0), 0)
   })
 
   test('several rings are asked in turn, a burst of one at a time', () => {

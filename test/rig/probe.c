@@ -4,6 +4,7 @@
  *   probe send IFNAME             frames from standard input, each after its length (u32, network order), out of a raw
  *                                 socket as they are: any EtherType, any tag, any length the kernel lets through.
  *                                 Prints "sent N refused M".
+ *   probe send-unfinished IFNAME  the same, each frame behind a virtio_net header of 10 bytes (PACKET_VNET_HDR).
  *   probe sink PORT               counts UDP datagrams on PORT by size until standard input
  *                                 ends; prints "ready", then lines "SIZE COUNT".
  *   probe segments ADDRESS PORT SIZE COUNT
@@ -41,12 +42,14 @@ static int fail(const char *what) {
     return 1;
 }
 
-static int send_frames(const char *device) {
+static int send_frames(const char *device, int headers) {
     int fd = socket(AF_PACKET, SOCK_RAW, 0);
     if (fd < 0) return fail("socket");
     struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_ifindex = (int)if_nametoindex(device)};
     if (to.sll_ifindex == 0) return fail(device);
     if (bind(fd, (struct sockaddr *)&to, sizeof to) != 0) return fail("bind");
+    if (headers && setsockopt(fd, SOL_PACKET, PACKET_VNET_HDR, &headers, sizeof headers) != 0)
+        return fail("PACKET_VNET_HDR");
     long sent = 0, refused = 0;
     uint32_t length;
     while (fread(&length, sizeof length, 1, stdin) == 1) {
@@ -154,13 +157,14 @@ static int stream_out(const char *address, const char *port, uint64_t bytes) {
 }
 
 int main(int argc, char **argv) {
-    if (argc == 3 && strcmp(argv[1], "send") == 0) return send_frames(argv[2]);
+    if (argc == 3 && strcmp(argv[1], "send") == 0) return send_frames(argv[2], 0);
+    if (argc == 3 && strcmp(argv[1], "send-unfinished") == 0) return send_frames(argv[2], 1);
     if (argc == 3 && strcmp(argv[1], "sink") == 0) return sink(argv[2]);
     if (argc == 6 && strcmp(argv[1], "segments") == 0)
         return segments(argv[2], argv[3], atoi(argv[4]), atoi(argv[5]));
     if (argc == 3 && strcmp(argv[1], "stream-in") == 0) return stream_in(argv[2]);
     if (argc == 5 && strcmp(argv[1], "stream-out") == 0)
         return stream_out(argv[2], argv[3], strtoull(argv[4], NULL, 10));
-    fprintf(stderr, "usage: probe send|sink|segments|stream-in|stream-out, see the head of probe.c\n");
+    fprintf(stderr, "usage: probe send|send-unfinished|sink|segments|stream-in|stream-out, see the head of probe.c\n");
     return 2;
 }

@@ -11,6 +11,16 @@ import type { Lab, Namespace } from './namespaces.js'
 
 let serial = 0
 
+/** A frame whose checksum over the bytes from `start` on is to be stored `offset` behind there by whoever takes it. */
+export interface Unfinished {
+  frame: Uint8Array
+  start: number
+  offset: number
+  /** gso_type of the virtio_net header, with payload bytes a segment */
+  gso?: number
+  segmentBytes?: number
+}
+
 export class Probe {
   private readonly path: string
 
@@ -31,12 +41,37 @@ export class Probe {
     device: string,
     frames: readonly Uint8Array[],
   ): Promise<{ sent: number; refused: number }> {
+    return this.write('send', space, device, frames)
+  }
+
+  /** Sends frames with what a device may leave unfinished: each behind a virtio_net header. */
+  async sendUnfinished(space: Namespace, device: string, frames: readonly Unfinished[]): Promise<{ sent: number }> {
+    const parts = frames.map(({ frame, start, offset, gso = 0, segmentBytes = 0 }) => {
+      const header = new Uint8Array(10)
+      const view = new DataView(header.buffer)
+      view.setUint8(0, 1) // VIRTIO_NET_HDR_F_NEEDS_CSUM
+      view.setUint8(1, gso)
+      view.setUint16(2, gso === 0 ? 0 : start + 20, true)
+      view.setUint16(4, segmentBytes, true)
+      view.setUint16(6, start, true)
+      view.setUint16(8, offset, true)
+      return concat(header, frame)
+    })
+    return this.write('send-unfinished', space, device, parts)
+  }
+
+  private async write(
+    command: string,
+    space: Namespace,
+    device: string,
+    frames: readonly Uint8Array[],
+  ): Promise<{ sent: number; refused: number }> {
     const parts = frames.flatMap((frame) => {
       const length = new Uint8Array(4)
       new DataView(length.buffer).setUint32(0, frame.length)
       return [length, frame]
     })
-    const text = await space.run(this.path, ['send', device], { input: concat(...parts) })
+    const text = await space.run(this.path, [command, device], { input: concat(...parts) })
     const found = /sent (\d+) refused (\d+)/.exec(text)
     if (found === null) throw new Error(`probe: ${text}`)
     return { sent: Number(found[1]), refused: Number(found[2]) }
