@@ -32,6 +32,9 @@ import { clearRows } from './port-rows.js'
 const RETRY_FIRST_MILLIS = 200
 const RETRY_MOST_MILLIS = 3000
 
+/** Error codes of a device that is no more. */
+const GONE = ['ENODEV', 'ENXIO', 'ENOENT', 'EBADFD']
+
 type State = PortStatus['state']
 
 export class ActivePort implements Socket {
@@ -147,8 +150,14 @@ export class ActivePort implements Socket {
     const before = this.wantedMtu()
     this.definition = definition
     this.networkMtu = networkMtu
-    if (this.wantedMtu() !== before) this.device.setMtu(this.wantedMtu())
-    this.device.setLink(definition.link)
+    try {
+      if (this.wantedMtu() !== before) this.device.setMtu(this.wantedMtu())
+      this.device.setLink(definition.link)
+    } catch (error) {
+      // a device that has gone is no reason to refuse settings: they hold when it is back
+      if (!(error instanceof SystemFailure && GONE.includes(error.code))) throw error
+      this.check()
+    }
     this.onChange(this, false)
   }
 
@@ -268,7 +277,7 @@ export class ActivePort implements Socket {
 function createDevice(port: PortDefinition, mac: string, mtu: number, socket: Socket): Device {
   switch (port.kind) {
     case 'tap':
-      return new TapDevice({ ...port, mac, owner: port.owner === null ? null : userId(port.owner) }, mtu, socket)
+      return new TapDevice({ ...port, mac, owner: ownerOf(port.owner) }, mtu, socket)
     case 'netdev':
       return new NetdevDevice(port, socket)
     case 'qemu':
@@ -298,6 +307,11 @@ export function portOptions(port: PortDefinition): PortStatus['options'] {
     case 'pcap':
       return { kind: port.kind, read: port.read, write: port.write }
   }
+}
+
+/** Looked up when the device is opened: a user who is not there is that port's fault, and may come. */
+function ownerOf(owner: string | null): () => number | null {
+  return () => (owner === null ? null : userId(owner))
 }
 
 function offloadNames(offloads: number): string[] {

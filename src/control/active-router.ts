@@ -17,7 +17,7 @@ import type { CompiledNetwork, CompiledPort } from '../dataplane/port-table.js'
 import { PORT_GATEWAY, PORT_LINK } from '../dataplane/port-table.js'
 import type { CompiledRouter } from '../dataplane/router/router-table.js'
 import type { ActivePort } from './active-port.js'
-import { ActiveUplink } from './active-uplink.js'
+import { ActiveUplink, hostDevice } from './active-uplink.js'
 import type { Carrier } from './carrier.js'
 import { GatewayServices, resolveGuest, sitesOf } from './gateway-services.js'
 import { macBytes, macWords, stableMac } from './mac.js'
@@ -62,6 +62,13 @@ export function isRouted(network: NetworkDefinition): boolean {
   return network.mode !== 'bridge' && network.subnets.length > 0
 }
 
+/** The interface that a network's uplink is on; null: it has none. */
+function uplinkDevice(network: NetworkDefinition): string | null {
+  const uplink = parseUplink(network.uplink, 'uplink')
+  if (uplink === null || network.mode === 'isolated') return null
+  return uplink.kind === 'host' ? hostDevice(network) : uplink.dev
+}
+
 export class ActiveRouter {
   readonly gatewayPort: number
   readonly mac: string
@@ -79,7 +86,6 @@ export class ActiveRouter {
     this.definition = definition
     this.zone = zone
     this.host = host
-    this.gatewayPort = host.takePort()
     this.mac = stableMac(definition.uuid, 'gateway')
     const file = host.leaseFile(definition.uuid)
     const journal = file === null ? null : new LeaseJournal(file)
@@ -95,6 +101,8 @@ export class ActiveRouter {
       taken: () => this.definition.ports.flatMap(({ addresses }) => addresses.map((text) => parseIp(text)!)),
       hasWayOut6: () => this.uplink?.gateways.some((ip) => ip.length === 4) ?? false,
     })
+    // last: a number that is taken before something throws is lost
+    this.gatewayPort = host.takePort()
     this.stopWatching = watchResolvers(() => this.services.retune())
   }
 
@@ -127,22 +135,35 @@ export class ActiveRouter {
     this.definition = definition
     const linkOf = ({ uplink, subnets }: NetworkDefinition): string =>
       JSON.stringify([uplink, subnets.some(({ cidr }) => cidr.includes(':'))])
-    if (linkOf(before) !== linkOf(definition)) {
-      await this.closeUplink()
-      try {
-        await this.openUplink(false)
-      } catch (error) {
-        this.definition = before
-        await this.closeUplink()
-        await this.openUplink(true)
-        throw error
-      }
-    } else {
-      this.uplink?.change(definition)
+    const isOther = linkOf(before) !== linkOf(definition)
+    const old = this.uplink
+    // One interface has room for one uplink: only then the old one goes before the new one is known to work.
+    const isFirst = isOther && old !== null && old.dev === uplinkDevice(definition)
+    try {
+      if (isFirst) await this.closeUplink()
+      if (isOther) await this.openUplink(false)
+      else old?.change(definition)
+      this.services.configure(definition)
+      await this.configure()
+    } catch (error) {
+      await this.takeBack(before, old, isFirst)
+      throw error
     }
-    this.services.configure(definition)
-    await this.configure()
+    if (isOther && !isFirst) await old?.close()
     this.announce()
+  }
+
+  /** Back to a definition and its uplink, which runs unless `isClosed`. */
+  private async takeBack(before: NetworkDefinition, old: ActiveUplink | null, isClosed: boolean): Promise<void> {
+    this.definition = before
+    if (this.uplink !== old) {
+      await this.closeUplink().catch(ignore)
+      this.uplink = isClosed ? null : old
+    }
+    if (isClosed) await this.openUplink(true)
+    else old?.change(before)
+    this.services.configure(before)
+    await this.configure()
   }
 
   /** Tells the shard what it does not know yet. */
@@ -171,10 +192,13 @@ export class ActiveRouter {
   async close(): Promise<void> {
     this.stopWatching()
     this.services.close()
-    await this.closeUplink()
-    this.isClosed = true
-    await this.ask({ do: 'router', zone: this.zone, router: null })
-    this.host.givePort(this.gatewayPort)
+    try {
+      await this.closeUplink()
+    } finally {
+      this.isClosed = true
+      this.host.givePort(this.gatewayPort)
+      await this.ask({ do: 'router', zone: this.zone, router: null })
+    }
   }
 
   // ---- ports ----
@@ -315,12 +339,21 @@ export class ActiveRouter {
 
   private async openUplink(patient: boolean): Promise<void> {
     const parsed = parseUplink(this.definition.uplink, 'uplink')
-    if (parsed === null || this.definition.mode === 'isolated') return
-    this.uplink = new ActiveUplink(this.definition, parsed, this.host, async () => {
+    if (parsed === null || this.definition.mode === 'isolated') {
+      this.uplink = null
+      return
+    }
+    const uplink = new ActiveUplink(this.definition, parsed, this.host, async () => {
       this.services.retune()
       await this.configure().catch((error: Error) => this.host.problem(error.message))
     })
-    await this.uplink.open(patient)
+    try {
+      await uplink.open(patient)
+    } catch (error) {
+      await uplink.close().catch(ignore)
+      throw error
+    }
+    this.uplink = uplink
   }
 
   private async closeUplink(): Promise<void> {

@@ -49,6 +49,8 @@ export class ActiveUplink {
   readonly gatewayPort: number
   readonly port: ActivePort
   readonly mac: string
+  /** the interface */
+  readonly dev: string
   /** the router's addresses on it, and its next hops */
   addresses: Prefix[] = []
   gateways: Ip[] = []
@@ -75,6 +77,7 @@ export class ActiveUplink {
     const definition =
       uplink.kind === 'host' ? devicePort('tap', hostDevice(network)) : devicePort('netdev', uplink.dev)
     const number = host.takePort()
+    this.dev = 'dev' in definition ? definition.dev : ''
     this.port = new ActivePort(
       number,
       definition,
@@ -121,14 +124,17 @@ export class ActiveUplink {
   async close(): Promise<void> {
     this.isClosed = true
     this.client?.stop()
-    await this.port.close()
-    const { shard } = this.host
-    await shard.ask({ do: 'flush', network: this.segment, port: -1, vid: -1, statics: true })
-    await shard.ask({ do: 'leave', segment: this.segment, port: -1 })
-    await shard.ask({ do: 'configure', network: emptyNetwork(this.segment) })
-    this.host.givePort(this.port.number)
-    this.host.givePort(this.gatewayPort)
-    this.host.giveSegment(this.segment)
+    try {
+      await this.port.close()
+      const { shard } = this.host
+      await shard.ask({ do: 'flush', network: this.segment, port: -1, vid: -1, statics: true })
+      await shard.ask({ do: 'leave', segment: this.segment, port: -1 })
+      await shard.ask({ do: 'configure', network: emptyNetwork(this.segment) })
+    } finally {
+      this.host.givePort(this.port.number)
+      this.host.givePort(this.gatewayPort)
+      this.host.giveSegment(this.segment)
+    }
   }
 
   /** A frame that the shard handed over: an answer of a DHCP server. */

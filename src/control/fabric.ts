@@ -63,6 +63,13 @@ export async function createFabric(options: FabricOptions): Promise<Fabric> {
   return fabric
 }
 
+/** Takes every step, then rejects with the first that was refused: a number that is not given back is lost. */
+async function everyStep(steps: readonly (() => Promise<void>)[]): Promise<void> {
+  const refused: unknown[] = []
+  for (const step of steps) await step().catch((error: unknown) => refused.push(error))
+  if (refused.length > 0) throw refused[0]
+}
+
 class ShardFabric implements Fabric {
   private readonly fleet: Shards
   private readonly captures: Captures
@@ -118,23 +125,32 @@ class ShardFabric implements Fabric {
     const shard = await this.fleet.gather(definition, this.captures)
     const network = new ActiveNetwork(this.numbers.takeNetwork(), definition, new Carrier(shard))
     this.networks.set(name, network)
-    for (const port of definition.ports) this.makePort(network, port)
-    await this.startRouter(network)
-    await network.configure()
-    await this.routing.refresh(name)
-    await Promise.all([...network.ports.values()].map((port) => port.open(true)))
-    for (const entry of network.staticEntries()) await network.tellStatic(entry)
+    try {
+      for (const port of definition.ports) this.makePort(network, port)
+      await this.startRouter(network)
+      await network.configure()
+      await this.routing.refresh(name)
+      await Promise.all([...network.ports.values()].map((port) => port.open(true)))
+      for (const entry of network.staticEntries()) await network.tellStatic(entry)
+    } catch (error) {
+      // nothing of it stays: neither its name nor its numbers, nor a device
+      await this.stop(name).catch(() => undefined)
+      throw error
+    }
   }
 
+  /** Every step is taken, also where the shard refuses one before it: what stops must not stay half. */
   async stop(name: string): Promise<void> {
     const network = this.network(name)
     this.networks.delete(name)
-    await this.stopRouter(network)
     const ports = [...network.ports.values()]
-    await Promise.all(ports.map((port) => port.close()))
-    for (const port of ports) this.numbers.givePort(port.number)
-    await network.close()
-    this.numbers.giveNetwork(network.number)
+    await everyStep([
+      () => this.stopRouter(network),
+      ...ports.map((port) => () => port.close()),
+      async () => ports.forEach((port) => this.numbers.givePort(port.number)),
+      () => network.close(),
+      async () => this.numbers.giveNetwork(network.number),
+    ])
   }
 
   async change(definition: NetworkDefinition): Promise<void> {
@@ -144,6 +160,7 @@ class ShardFabric implements Fabric {
     try {
       await this.changeSettings(network, definition)
     } catch (error) {
+      await this.changeSettings(network, before).catch(() => undefined)
       // back to where it was pinned; where it cannot go back, it runs as well here
       await this.fleet.gather(before, this.captures).catch(() => undefined)
       throw error
@@ -176,11 +193,10 @@ class ShardFabric implements Fabric {
     network.router = null
     if (router === null) return
     this.routing.forget(network.definition.name)
-    await router.close()
-    await this.routing.refresh(network.definition.name)
+    await everyStep([() => router.close(), () => this.routing.refresh(network.definition.name)])
   }
 
-  async addPort(name: string, definition: PortDefinition): Promise<void> {
+  async addPort(name: string, definition: PortDefinition, isPatient = false): Promise<void> {
     const network = this.network(name)
     if (network.ports.has(definition.name))
       throw new Failure('ERR_PORT_EXISTS', `port ${definition.name}: network ${name} has a port of this name`)
@@ -189,11 +205,11 @@ class ShardFabric implements Fabric {
       network.define(definition)
       await network.configure()
       await this.routerChanged(network)
-      await port.open(false)
+      await port.open(isPatient)
       await network.tellOwnAddress(definition)
       await network.router?.bindPort(definition.name)
     } catch (error) {
-      await this.dropPort(network, port)
+      await this.dropPort(network, port).catch(() => undefined)
       throw error
     }
   }
@@ -206,16 +222,24 @@ class ShardFabric implements Fabric {
       keys.some((key) => JSON.stringify(before[key]) !== JSON.stringify(definition[key]))
     if (JSON.stringify(portOptions(before)) !== JSON.stringify(portOptions(definition)))
       return this.replacePort(network, port, definition)
-    port.change(definition, network.definition.mtu)
-    network.define(definition)
-    await network.configure()
-    await this.routerChanged(network)
-    if (differs('addresses', 'mac')) {
-      await network.router?.leavePort(port.number)
-      await network.router?.bindPort(definition.name)
+    const settle = async (from: PortDefinition, to: PortDefinition): Promise<void> => {
+      port.change(to, network.definition.mtu)
+      network.define(to)
+      await network.configure()
+      await this.routerChanged(network)
+      if (differs('addresses', 'mac')) {
+        await network.router?.leavePort(port.number)
+        await network.router?.bindPort(to.name)
+      }
+      if (differs('vlan') || (from.link && !to.link)) await network.flush(port.number, -1, false)
+      if (differs('vlan', 'mac')) await network.moveOwnAddress(from, to)
     }
-    if (differs('vlan') || (before.link && !definition.link)) await network.flush(port.number, -1, false)
-    if (differs('vlan', 'mac')) await network.moveOwnAddress(before, definition)
+    try {
+      await settle(before, definition)
+    } catch (error) {
+      await settle(definition, before).catch(() => undefined)
+      throw error
+    }
   }
 
   async removePort(name: string, portName: string): Promise<void> {
@@ -343,30 +367,38 @@ class ShardFabric implements Fabric {
     const number = this.numbers.takePort(definition.name)
     const { uuid, name, mtu } = network.definition
     const mac = definition.mac ?? stableMac(uuid, definition.name)
-    const port = new ActivePort(number, definition, mtu, mac, network.carrier, (changed, isState) => {
-      if (this.numbers.port(number) !== changed) return
+    const changed = (port: ActivePort, isState: boolean): void => {
+      if (this.numbers.port(number) !== port) return
       if (isState) {
-        this.emit(network, changed)
-        if (changed.device.hasPeer) network.router?.portChanged(definition.name, changed.state === 'up')
+        this.emit(network, port)
+        if (port.device.hasPeer) network.router?.portChanged(definition.name, port.state === 'up')
       }
       // what the device found out may change what the shard must know
       network.configureSoon()
-    })
-    this.numbers.setPort(number, port, name)
-    network.ports.set(definition.name, port)
-    return port
+    }
+    try {
+      const port = new ActivePort(number, definition, mtu, mac, network.carrier, changed)
+      this.numbers.setPort(number, port, name)
+      network.ports.set(definition.name, port)
+      return port
+    } catch (error) {
+      this.numbers.givePort(number)
+      throw error
+    }
   }
 
   private async dropPort(network: ActiveNetwork, port: ActivePort): Promise<void> {
     const { name } = port.definition
     network.ports.delete(name)
     network.undefine(name)
-    await port.close()
-    await network.router?.leavePort(port.number)
-    await this.routerChanged(network)
-    await network.flush(port.number, -1, true)
-    await network.configure()
-    this.numbers.givePort(port.number)
+    await everyStep([
+      () => port.close(),
+      async () => network.router?.leavePort(port.number),
+      () => this.routerChanged(network),
+      async () => void (await network.flush(port.number, -1, true)),
+      () => network.configure(),
+      async () => this.numbers.givePort(port.number),
+    ])
   }
 
   /** Rules and bindings name ports: the router hears of those that come and go. */

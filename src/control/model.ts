@@ -395,7 +395,7 @@ export interface Fabric {
   stop(network: string): Promise<void>
   /** Everything of a network that is no port and no static entry, uplink and shard included, changes live. */
   change(network: NetworkDefinition): Promise<void>
-  addPort(network: string, port: PortDefinition): Promise<void>
+  addPort(network: string, port: PortDefinition, isPatient?: boolean): Promise<void>
   /** VLAN, MTU, link, isolation, limits change in place; other options close and open the port again. */
   setPort(network: string, port: PortDefinition): Promise<void>
   removePort(network: string, port: string): Promise<void>

@@ -29,6 +29,7 @@ import {
   refuseDeadUplink,
   status,
 } from './network.js'
+import { parseIp } from '../services/address.js'
 import { refuseMissingShard, refuseTorn } from './placement.js'
 import { type Action, execute, plan } from './plan.js'
 import { parseMac, parsePort, writtenPort } from './port-definition.js'
@@ -166,6 +167,7 @@ export class Networks {
       const { definition } = network
       if (network.active) throw new Failure('ERR_NETWORK_ACTIVE', `network ${definition.name} is active already`)
       refuseBusySubnets(definition, this.active())
+      refuseBusy(this.networks.values(), definition, definition.ports)
       await this.run(definition, plan(null, definition), () => this.save({ ...network, active: true }))
       network.active = true
       this.emit({ type: 'network.started', network: definition.name })
@@ -182,7 +184,10 @@ export class Networks {
       await this.run(definition, plan(definition, null), () => this.save({ ...network, active: false }))
       network.active = false
       this.emit({ type: 'network.stopped', network: definition.name })
-      if (!network.persistent) this.forget(definition.name)
+      if (!network.persistent) {
+        this.forget(definition.name)
+        await this.endRoutes()
+      }
       return status(network, this.fabric)
     })
   }
@@ -208,7 +213,28 @@ export class Networks {
       })
       if (active) this.emit({ type: 'network.stopped', network: definition.name })
       this.forget(definition.name)
+      await this.endRoutes()
     })
+  }
+
+  /** Routes by way of networks that are no more end. */
+  private async endRoutes(): Promise<void> {
+    for (const network of this.networks.values()) {
+      const before = network.definition
+      const routes = before.routes.filter(({ via }) => parseIp(via) !== null || this.networks.has(via))
+      if (routes.length === before.routes.length) continue
+      const changed: Network = { ...network, definition: { ...before, routes } }
+      const actions = plan(before, changed.definition)
+      try {
+        await this.run(before, network.active ? actions : [], () => this.save(changed))
+      } catch (error) {
+        this.log.error(`network ${before.name}: a route to a deleted network stays: ${(error as Error).message}`)
+        continue
+      }
+      Object.assign(network, changed)
+      for (const event of announced(before.name, actions)) this.emit(event)
+      this.emit({ type: 'network.changed', network: before.name })
+    }
   }
 
   set(name: string, changes: NetworkChanges): Promise<NetworkStatus> {
@@ -418,6 +444,7 @@ export class Networks {
     const network = this.find(name)
     try {
       refuseBusySubnets(network.definition, this.active())
+      refuseBusy(this.networks.values(), network.definition, network.definition.ports)
       await this.fabric.start(network.definition)
       network.active = true
     } catch (error) {
@@ -438,7 +465,11 @@ export class Networks {
     if (this.networks.has(name)) throw new Failure('ERR_NETWORK_EXISTS', `there is a network ${name} already`)
     for (const { definition } of this.networks.values()) {
       if (definition.uuid !== uuid) continue
-      throw new Failure('ERR_NETWORK_EXISTS', `network ${definition.name} has the uuid ${uuid} already`, 'uuid')
+      throw new Failure(
+        'ERR_NETWORK_EXISTS',
+        `network ${definition.name} has the uuid ${uuid} already; a copy goes without it`,
+        'uuid',
+      )
     }
   }
 

@@ -113,7 +113,7 @@ export async function execute(
     for (const action of done.toReversed()) {
       const back = inverse(action)
       try {
-        await apply(fabric, name, back)
+        await apply(fabric, name, back, true)
       } catch (error) {
         onStuck(back, error)
       }
@@ -122,7 +122,8 @@ export async function execute(
   }
 }
 
-async function apply(fabric: Fabric, name: string, action: Action): Promise<void> {
+/** `isPatient`: a port comes back also where its device is away, as it may have been before. */
+async function apply(fabric: Fabric, name: string, action: Action, isPatient = false): Promise<void> {
   switch (action.do) {
     case 'network.start':
       return fabric.start(action.network)
@@ -131,7 +132,7 @@ async function apply(fabric: Fabric, name: string, action: Action): Promise<void
     case 'network.change':
       return fabric.change(action.to)
     case 'port.add':
-      return fabric.addPort(name, action.port)
+      return fabric.addPort(name, action.port, isPatient)
     case 'port.set':
       return fabric.setPort(name, action.to)
     case 'port.remove':

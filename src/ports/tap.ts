@@ -14,8 +14,8 @@ export interface TapOptions {
   dev: string
   netns: string | null
   queues: number
-  /** uid that may open the device too; null: nobody */
-  owner: number | null
+  /** uid that may open the device too, found when it is opened; null: nobody */
+  owner: () => number | null
   offloads: boolean
   /** of the device if Weft makes it: the same each time, so that neighbours' caches stay right */
   mac: string
@@ -46,7 +46,7 @@ export class TapDevice implements Device {
     const { dev, netns, owner, offloads, queues } = this.options
     requireNamespace(netns)
     this.opened = check(
-      native.openTap(dev, this.netns, this.mtu, owner ?? -1, offloads, queues > 1, this.options.mac),
+      native.openTap(dev, this.netns, this.mtu, owner() ?? -1, offloads, queues > 1, this.options.mac),
       `tap ${dev}`,
     )
     this.mac = this.opened.mac

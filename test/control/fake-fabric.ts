@@ -40,6 +40,8 @@ export class FakeFabric implements Fabric {
   readonly missing = new Set<string>()
   /** the next call whose name starts so is refused */
   refuse: string | null = null
+  /** so many calls are obeyed, the next is refused */
+  refuseAfter = Infinity
   closed = false
   shardCount = 1
   private readonly listeners: ((event: FabricEvent) => void)[] = []
@@ -62,8 +64,8 @@ export class FakeFabric implements Fabric {
     this.network(network.name).definition = network
   }
 
-  async addPort(network: string, port: PortDefinition): Promise<void> {
-    if ('dev' in port && this.missing.has(port.dev)) {
+  async addPort(network: string, port: PortDefinition, isPatient = false): Promise<void> {
+    if (!isPatient && 'dev' in port && this.missing.has(port.dev)) {
       throw new Failure('ERR_DEVICE_NOT_FOUND', `port ${port.name}: there is no interface ${port.dev}`)
     }
     this.did(`addPort ${network} ${port.name}`)
@@ -284,6 +286,7 @@ export class FakeFabric implements Fabric {
   }
 
   private did(call: string): void {
+    if (this.refuseAfter-- === 0) throw new Failure('ERR_IO', `${call} is refused by order of the test`)
     if (this.refuse !== null && call.startsWith(this.refuse)) {
       this.refuse = null
       throw new Failure('ERR_IO', `${call} is refused by order of the test`)
