@@ -28,7 +28,9 @@ describe('persistence', needs('root', 'tun', 'weft', 'ip'), () => {
 
   const networks = async (): Promise<Network[]> => {
     const list = await wiring.weft.json<Network[]>('network list --all')
-    return list.toSorted((a, b) => a.name.localeCompare(b.name))
+    return list
+      .map(({ name, active, mode, mtu, uuid, ports }) => ({ name, active, mode, mtu, uuid, ports })) // no counters
+      .toSorted((a, b) => a.name.localeCompare(b.name))
   }
 
   it('an empty state begins with a running network `default`', async () => {
