@@ -42,7 +42,7 @@ const {
   VERDICT_RULE_SHIFT,
 } = firewall
 const { PROTOCOL_ICMP, PROTOCOL_ICMP6 } = headerTypes
-const { FILTER_NONE } = routerTable
+const { FILTER_ADDRESS_AND_PORT, FILTER_NONE } = routerTable
 const { UNREACHABLE_NETWORK } = icmpErrors
 
 const NO_MAPPING = -1
@@ -199,7 +199,8 @@ export class Beginning {
     reply.reverse(inside)
     if (!isAsked || !(h.family === 4 ? zone.translates4 : zone.translates6)) return NO_MAPPING
     const owner = state.pool.records[(state.packet << RECORD_SHIFT) + INGRESS]
-    const mapping = state.mappings.bind(zone.zone, h, owner, state.now)
+    const mayShare = zone.filtering === FILTER_ADDRESS_AND_PORT
+    const mapping = state.mappings.bind(zone.zone, h, owner, state.now, mayShare ? reply : null)
     if (mapping < 0) return NO_PORT
     reply.destination0 = state.mappings.outsideWord(mapping, 0)
     reply.destination1 = state.mappings.outsideWord(mapping, 1)

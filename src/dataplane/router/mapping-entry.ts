@@ -11,7 +11,9 @@ import type { Flow } from './flow.js'
 const { MAPPING_SHIFT } = layout
 
 // Words of an entry.
-export const MAP_KEY = 0 // zone in bits 0 to 11, protocol in bits 12 to 19, family (4, 6) in bits 20 to 23; 0: free
+export const MAP_KEY = 0 // zone in bits 0 to 11, protocol in 12 to 19, family (4, 6) in 20 to 23, KEY_SHARED; 0: free
+/** In MAP_KEY: the outside port is another mapping's too. Such stand in the index by keys of their own. */
+export const KEY_SHARED = 1 << 24
 export const MAP_PORTS = 1 // inside << 16 | outside
 export const MAP_INSIDE = 2 // 4 words; IPv4 has the first, the others are 0
 export const MAP_OUTSIDE = 6 // 4 words
@@ -56,10 +58,9 @@ export class MappingKeys {
     this.index.remove(this.outsideHash(at), mapping)
   }
 
-  /** The mapping of a flow's source at an outside address (4 words); -1: none. */
-  findInside(zone: number, flow: Flow, outside: Int32Array): number {
+  /** The mapping of a flow's source at an outside address (4 words), by its MAP_KEY; -1: none. */
+  findInside(key: number, flow: Flow, outside: Int32Array): number {
     const { words, index } = this
-    const key = keyOf(zone, flow)
     const { source0, source1, source2, source3, sourcePort } = flow
     const hash = hashOf(this.keyedInside, key, sourcePort, source0, source1, source2, source3)
     for (let slot = index.first(hash); slot >= 0; slot = index.next(slot, hash)) {
@@ -110,6 +111,11 @@ export function keyOf(zone: number, flow: Flow): number {
   return zone | (flow.protocol << 12) | (flow.family << 20)
 }
 
+/** The family in a MAP_KEY. */
+export function familyOf(key: number): number {
+  return (key >>> 20) & 0xf
+}
+
 function hashOf(
   keyed: KeyedHash,
   key: number,
@@ -120,7 +126,7 @@ function hashOf(
   ip3: number,
 ): number {
   const hash = keyed.mix(key, port, ip0, 0)
-  return key >>> 20 === 4 ? hash : keyed.mix(hash, ip1, ip2, ip3)
+  return familyOf(key) === 4 ? hash : keyed.mix(hash, ip1, ip2, ip3)
 }
 
 /** Whether an address stands in a table. */

@@ -143,12 +143,15 @@ export class MappingLists {
     return -1
   }
 
-  /** The one that gives way for one more of a row, of those that a zone has of its kind; -1: none. */
-  leastIn(zone: number, asking: number): number {
-    if (this.looseIn[scopeOf(asking, zone)] > 0) {
-      const row = this.most(this.loose, this.loosest, this.loosestHad, zone, asking)
-      if (row >= 0) return this.leastOf(this.loose[asking] >= this.loose[row] ? asking : row)
-    }
+  /** The loose one that gives way for one more of a row, of those that a zone has of its kind; -1: none. */
+  looseFor(zone: number, asking: number): number {
+    if (this.looseIn[scopeOf(asking, zone)] === 0) return -1
+    const row = this.most(this.loose, this.loosest, this.loosestHad, zone, asking)
+    return row < 0 ? -1 : this.leastOf(this.loose[asking] >= this.loose[row] ? asking : row)
+  }
+
+  /** The kept one that does, where there is no loose one; -1: none. */
+  keptFor(zone: number, asking: number): number {
     const row = this.most(this.held, this.fullest, this.fullestHad, zone, asking)
     return row >= 0 && this.held[row] > this.held[asking] + 1 ? this.head(row, KEPT) : -1
   }

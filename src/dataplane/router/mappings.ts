@@ -5,9 +5,15 @@
  *   outside: zone, protocol, outside address, port                    -->  the same entry
  *
  * A guest's port has one outside port, whatever it talks to (RFC 4787 REQ-1, RFC 5382 REQ-1, RFC 5508 REQ-1), at the
- * one outside address of its zone and family (REQ-2), and no two share one (REQ-3b). `port-range.ts` chooses it: the
- * same if it is free, else a random one, of the same parity, never a forward's. What outsiders may send to it is asked
- * for each new connection: `mayEnter` (REQ-8, RFC 5382 REQ-3).
+ * one outside address of its zone and family (REQ-2). `port-range.ts` chooses it: the same if it is free, else a random
+ * one, of the same parity, never a forward's. What outsiders may send to it is asked for each new connection:
+ * `mayEnter` (REQ-8, RFC 5382 REQ-3).
+ *
+ * No two share a port (REQ-3b) while there are others. When all are taken by connections that both ends mean, a new
+ * mapping may have one that is another's already (KEY_SHARED), if its packet's far end is not the other's: answers are
+ * told apart by their connections alone. It too stays the same whatever its guest's port talks to; a connection to a
+ * far end that the other talks to is refused. Nobody enters by a shared port but the answers, so it needs a filtering
+ * by address and port. Protocols without ports share in this way at once.
  *
  * A mapping lives by its connections, which it has in a list; it has no timer of its own, so what refreshes it, and
  * how TCP's end shortens it (RFC 7857 section 2), is `conntrack.ts`. After the last one it is idle for IDLE_SECONDS:
@@ -17,7 +23,7 @@
  *   protocol               port                       range
  *   TCP, UDP               source port                the zone's
  *   ICMP, ICMPv6           identifier of a query      the same numbers
- *   others                 kept as it is, or 0        any: one guest at a time has the outside port
+ *   others                 kept as it is, or 0        any: one guest has the outside port, others share it
  *
  * Capacity: the arena's section; OWNER_LIMIT a port of the switch, family and protocol; the ports of the range. At each
  * limit another mapping gives way, and the connections with it: of the owner at its limit one that nobody has to miss,
@@ -41,7 +47,7 @@ import * as headers from './headers.js'
 import * as mappingLists from './mapping-lists.js'
 import { MappingLists, rowKind, rowOf } from './mapping-lists.js'
 import * as mappingEntry from './mapping-entry.js'
-import { MappingKeys, isAt, keyOf } from './mapping-entry.js'
+import { KEY_SHARED, MappingKeys, familyOf, isAt, keyOf } from './mapping-entry.js'
 import { OutsideAddress, type PortRange, type Random } from './port-range.js'
 import * as routerTable from './router-table.js'
 import type { CompiledForward, CompiledNat } from './router-table.js'
@@ -103,6 +109,10 @@ const SWEEP_LIMIT = 2048
 const GIVE_WAY_MAX = 16
 /** Connections that end with a mapping at once; one that has more gives way for a later packet. */
 const END_MAX = 64
+/** Ports that are tried, when all are taken, for one to share. */
+const SHARE_TRIES = 16
+/** Beside a port that was chosen: it is shared. */
+const SHARED = 0x10000
 const PURPOSE_RANDOM = 5
 
 /** Random numbers for ports: a counter hashed under the arena's secret, so those seen tell nothing of the next. */
@@ -134,6 +144,7 @@ export class Mappings {
   private readonly portRows: number
   private readonly outsides: (OutsideAddress | null)[] // zone << 1 | IPv6
   private readonly lists: MappingLists
+  private sharing = 0 // mappings whose port is shared
   private readonly free: Int32Array // a stack; entries from `end` on are free as well
   private freeCount = 0
   private end = 0
@@ -178,18 +189,26 @@ export class Mappings {
   /**
    * The mapping of a packet's source, made if there is none. A fresh one is idle until a connection is attached.
    * @param owner port of the switch that it is accounted to
+   * @param reply where ports may be shared: its answers, whose destination is written here; null: they may not
    * @returns the mapping; -1: refused, no port is free, or the zone translates no addresses of this family
    */
-  bind(zone: number, flow: Flow, owner: number, now: number): number {
+  bind(zone: number, flow: Flow, owner: number, now: number, reply: Flow | null = null): number {
     const outside = this.outsides[(zone << 1) | (flow.family === 4 ? 0 : 1)]
     if (outside === null) return -1
-    const found = this.keys.findInside(zone, flow, outside.ip)
-    if (found >= 0) return found
+    const key = keyOf(zone, flow)
+    const own = this.keys.findInside(key, flow, outside.ip)
+    if (own >= 0 && this.sharing === 0) return own
+    const found = own >= 0 ? own : this.sharing > 0 ? this.keys.findInside(key | KEY_SHARED, flow, outside.ip) : -1
+    if (found >= 0) {
+      // the far end may be one that another mapping with this port talks to
+      if (reply === null || this.isUnanswered(zone, outside, reply, this.outsidePort(found))) return found
+      return this.refuse()
+    }
     const { lists } = this
     const row = rowOf(owner, rowKind(flow.family, flow.protocol))
     if (lists.held[row] >= OWNER_LIMIT && !this.giveWay(lists.leastOf(row))) return this.refuse()
     if (this.header[HEADER_MAPPINGS_USED] >= this.capacity && !this.giveWay(lists.least(row))) return this.refuse()
-    const port = this.choosePort(zone, flow, outside, row)
+    const port = this.choosePort(zone, flow, outside, row, reply)
     if (port < 0) return this.refuse()
     return this.claim(zone, flow, outside, port, owner, now)
   }
@@ -370,22 +389,55 @@ export class Mappings {
     return -1
   }
 
-  /** An outside port for a source that has no mapping; others of the range give way. -1: none. */
-  private choosePort(zone: number, flow: Flow, outside: OutsideAddress, row: number): number {
+  /** An outside port for a source that has no mapping, with SHARED if it is; others of the range give way. -1: none. */
+  private choosePort(zone: number, flow: Flow, outside: OutsideAddress, row: number, reply: Flow | null): number {
+    const { lists } = this
     const range = outside.range(flow.protocol)
-    if (range !== null) {
-      for (let tries = 0; tries < GIVE_WAY_MAX; tries++) {
-        const port = range.choose(flow.sourcePort)
-        if (port >= 0) return port
-        if (!this.giveWay(this.lists.leastIn(zone, row))) return -1
-      }
-      return -1
+    if (range === null) return this.keepPort(zone, flow, outside, reply)
+    for (let tries = 0; tries < GIVE_WAY_MAX; tries++) {
+      const port = range.choose(flow.sourcePort)
+      if (port >= 0) return port
+      const loose = lists.looseFor(zone, row)
+      const shared = loose < 0 && reply !== null ? this.sharePort(zone, flow, outside, range, reply) : -1
+      if (shared >= 0) return shared | SHARED
+      if (!this.giveWay(loose < 0 ? lists.keptFor(zone, row) : loose)) return -1
     }
+    return -1
+  }
+
+  /** A port that is taken already, but not with the far end of these answers; -1: none was found. */
+  private sharePort(zone: number, flow: Flow, outside: OutsideAddress, range: PortRange, reply: Flow): number {
+    let port = flow.sourcePort
+    for (let tries = 0; tries < SHARE_TRIES; tries++) {
+      if (range.isShareable(port) && this.isUnanswered(zone, outside, reply, port)) return port
+      port = range.pick(flow.sourcePort)
+    }
+    return -1
+  }
+
+  /** The port of a source whose protocol has none to translate. */
+  private keepPort(zone: number, flow: Flow, outside: OutsideAddress, reply: Flow | null): number {
     const { ip } = outside
-    const holder = this.keys.findOutside(keyOf(zone, flow), flow.sourcePort, ip[0], ip[1], ip[2], ip[3])
-    if (holder < 0) return flow.sourcePort
-    const isIdle = this.words[(holder << MAPPING_SHIFT) + MAP_CONNECTIONS] === 0
-    return this.giveWay(isIdle ? holder : -1) ? flow.sourcePort : -1
+    const port = flow.sourcePort
+    const holder = this.keys.findOutside(keyOf(zone, flow), port, ip[0], ip[1], ip[2], ip[3])
+    const isIdle = holder >= 0 && this.words[(holder << MAPPING_SHIFT) + MAP_CONNECTIONS] === 0
+    if (isIdle) this.erase(holder)
+    if (reply !== null && !this.isUnanswered(zone, outside, reply, port)) return -1
+    if (holder < 0 || isIdle) return port
+    return reply === null ? -1 : port | SHARED
+  }
+
+  /** Whether no connection has these answers, at an outside port. Writes it into them. */
+  private isUnanswered(zone: number, outside: OutsideAddress, reply: Flow, port: number): boolean {
+    const { ip } = outside
+    reply.destination0 = ip[0]
+    reply.destination1 = ip[1]
+    reply.destination2 = ip[2]
+    reply.destination3 = ip[3]
+    reply.destinationPort = port
+    // the identifier of an ICMP query stands in both places
+    if (outside.isIdentifier(reply.protocol)) reply.sourcePort = port
+    return this.table.find(zone, reply) < 0
   }
 
   /** Forgets a mapping with its connections. Returns whether it is gone. */
@@ -404,7 +456,7 @@ export class Mappings {
     const { words, connections } = this
     if (connections[entry + CONN_SOURCE] !== words[at + MAP_INSIDE]) return false
     if (connections[entry + CONN_PORTS] >>> 16 !== words[at + MAP_PORTS] >>> 16) return false
-    if (words[at + MAP_KEY] >>> 20 === 4) return true
+    if (familyOf(words[at + MAP_KEY]) === 4) return true
     const rest = entry + CONN_IP6 + IP6_SOURCE
     return (
       connections[rest] === words[at + MAP_INSIDE + 1] &&
@@ -417,7 +469,7 @@ export class Mappings {
     const { words } = this
     const mapping = this.takeFree()
     const at = mapping << MAPPING_SHIFT
-    words[at + MAP_PORTS] = (flow.sourcePort << 16) | port
+    words[at + MAP_PORTS] = (flow.sourcePort << 16) | (port & 0xffff)
     words[at + MAP_INSIDE] = flow.source0
     words[at + MAP_INSIDE + 1] = flow.source1
     words[at + MAP_INSIDE + 2] = flow.source2
@@ -426,11 +478,12 @@ export class Mappings {
     words[at + MAP_OWNER] = owner
     words[at + MAP_CONNECTIONS] = words[at + MAP_ENDING] = words[at + MAP_KEPT] = 0
     words[at + MAP_IDLE_SINCE] = now
-    words[at + MAP_KEY] = keyOf(zone, flow) // last: from here on the entry counts, should this process die
+    // last: from here on the entry counts, should this process die
+    words[at + MAP_KEY] = keyOf(zone, flow) | (port >= SHARED ? KEY_SHARED : 0)
     this.enter(mapping)
     this.lists.put(mapping, rowIn(words, at), zone, IDLE)
     const range = this.rangeOf(at)
-    if (range !== null) range.take(port)
+    if (range !== null) range.take(port & 0xffff)
     return mapping
   }
 
@@ -447,6 +500,7 @@ export class Mappings {
     this.keys.insert(mapping)
     const at = mapping << MAPPING_SHIFT
     this.lists.enter(rowIn(this.words, at), zoneIn(this.words, at))
+    if ((this.words[at + MAP_KEY] & KEY_SHARED) !== 0) this.sharing++
     this.header[HEADER_MAPPINGS_USED]++
   }
 
@@ -457,19 +511,27 @@ export class Mappings {
     const range = this.rangeOf(at)
     const row = rowIn(words, at)
     this.lists.take(mapping, row, zoneIn(words, at), IDLE)
-    if (range !== null) range.give(words[at + MAP_PORTS] & 0xffff)
     this.keys.remove(mapping)
+    if (range !== null && !this.isShared(at)) range.give(words[at + MAP_PORTS] & 0xffff)
+    if ((words[at + MAP_KEY] & KEY_SHARED) !== 0) this.sharing--
     words[at + MAP_KEY] = 0
     this.lists.leave(row)
     this.header[HEADER_MAPPINGS_USED]--
     this.free[this.freeCount++] = mapping
   }
 
+  /** Whether another mapping has the outside port of an entry that stands in the index no more. */
+  private isShared(at: number): boolean {
+    if (this.sharing === 0) return false
+    const key = this.words[at + MAP_KEY]
+    return this.hasOutside(this.words, at, key | KEY_SHARED) || this.hasOutside(this.words, at, key & ~KEY_SHARED)
+  }
+
   /** The range that an entry has its port of; null: none, or its address is no longer the zone's. */
   private rangeOf(at: number): PortRange | null {
     const { words } = this
     const key = words[at + MAP_KEY]
-    const outside = this.outsides[((key & 0xfff) << 1) | (key >>> 20 === 4 ? 0 : 1)]
+    const outside = this.outsides[((key & 0xfff) << 1) | (familyOf(key) === 4 ? 0 : 1)]
     if (outside === null) return null
     const { ip } = outside
     return isAt(words, at + MAP_OUTSIDE, ip[0], ip[1], ip[2], ip[3]) ? outside.range((key >>> 12) & 0xff) : null
@@ -509,7 +571,7 @@ export class Mappings {
     for (let mapping = 0; mapping < this.end; mapping++) {
       const at = mapping << MAPPING_SHIFT
       const key = words[at + MAP_KEY]
-      if (key === 0 || (((key & 0xfff) << 1) | (key >>> 20 === 4 ? 0 : 1)) !== place) continue
+      if (key === 0 || (((key & 0xfff) << 1) | (familyOf(key) === 4 ? 0 : 1)) !== place) continue
       const range = this.rangeOf(at)
       if (range !== null) range.take(words[at + MAP_PORTS] & 0xffff)
     }
@@ -554,18 +616,24 @@ export class Mappings {
   private isWhole(at: number): boolean {
     const { words } = this
     const key = words[at + MAP_KEY]
-    const family = key >>> 20
+    const family = (key & ~KEY_SHARED) >>> 20
     const owner = words[at + MAP_OWNER]
     if ((family !== 4 && family !== 6) || (key & 0xfff) >= NETWORKS_MAX || owner < 0 || owner >= this.portRows)
       return false
     return !this.isOutsideTaken(words, at)
   }
 
-  /** Whether a mapping is known that has the outside address and port of the entry that stands in `from`. */
+  /** Whether another mapping has alone what the entry that stands in `from` has: its outside address and port. */
   private isOutsideTaken(from: Int32Array, at: number): boolean {
+    const key = from[at + MAP_KEY]
+    return (key & KEY_SHARED) === 0 && this.hasOutside(from, at, key)
+  }
+
+  /** Whether a mapping of a key is known that has the outside address and port of the entry that stands in `from`. */
+  private hasOutside(from: Int32Array, at: number, key: number): boolean {
     const ip = at + MAP_OUTSIDE
     const port = from[at + MAP_PORTS] & 0xffff
-    return this.keys.findOutside(from[at + MAP_KEY], port, from[ip], from[ip + 1], from[ip + 2], from[ip + 3]) >= 0
+    return this.keys.findOutside(key, port, from[ip], from[ip + 1], from[ip + 2], from[ip + 3]) >= 0
   }
 
   /** Whether a connection of these CONN_ZONES can have a mapping. */
@@ -589,7 +657,7 @@ function zoneIn(words: Int32Array, at: number): number {
 
 function rowIn(words: Int32Array, at: number): number {
   const key = words[at + MAP_KEY]
-  return rowOf(words[at + MAP_OWNER], rowKind(key >>> 20, (key >>> 12) & 0xff))
+  return rowOf(words[at + MAP_OWNER], rowKind(familyOf(key), (key >>> 12) & 0xff))
 }
 
 /** Whether a packet's source is the address that a connection was made to. */

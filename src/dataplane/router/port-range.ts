@@ -59,6 +59,18 @@ export class PortRange {
     return ((this.taken[port >>> 5] | this.reserved[port >>> 5]) & (1 << (port & 31))) === 0
   }
 
+  /** Whether a translated source has it and another may have it too. */
+  isShareable(port: number): boolean {
+    if (port < this.first || port > this.last) return false
+    return (this.taken[port >>> 5] & ~this.reserved[port >>> 5] & (1 << (port & 31))) !== 0
+  }
+
+  /** Any port of the range, of an inside one's parity. */
+  pick(inside: number): number {
+    const port = this.first + ((this.random.next() >>> 0) % (this.last - this.first + 1))
+    return (port & ~1) | (inside & 1)
+  }
+
   take(port: number): void {
     if (this.isFree(port)) this.free[classOf(port)]--
     this.taken[port >>> 5] |= 1 << (port & 31)
@@ -144,6 +156,11 @@ export class OutsideAddress {
   range(protocol: number): PortRange | null {
     if (protocol === PROTOCOL_TCP) return this.tcp
     if (protocol === PROTOCOL_UDP) return this.udp
-    return protocol === PROTOCOL_ICMP || protocol === PROTOCOL_ICMP6 ? this.icmp : null
+    return this.isIdentifier(protocol) ? this.icmp : null
+  }
+
+  /** Whether the number that is translated is an identifier, which stands for both ports. */
+  isIdentifier(protocol: number): boolean {
+    return protocol === PROTOCOL_ICMP || protocol === PROTOCOL_ICMP6
   }
 }

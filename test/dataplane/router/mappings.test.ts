@@ -95,6 +95,7 @@ interface OpenOptions {
   zone?: number
   outside?: number[]
   worth?: number
+  mayShare?: boolean
 }
 
 const kept = { worth: WORTH_KEPT }
@@ -130,10 +131,10 @@ class Bench {
   /** A connection through a mapping, as the router makes it: [mapping, connection], -1 if refused. */
   open(
     ends: Ends,
-    { owner = 1, zone = ZONE, outside = [OUTSIDE], worth = WORTH_UNPROVEN }: OpenOptions = {},
+    { owner = 1, zone = ZONE, outside = [OUTSIDE], worth = WORTH_UNPROVEN, mayShare = false }: OpenOptions = {},
   ): [mapping: number, connection: number] {
     const flow = outbound(ends)
-    const mapping = this.mappings.bind(zone, flow, owner, this.now)
+    const mapping = this.mappings.bind(zone, flow, owner, this.now, mayShare ? inbound(flow, 0) : null)
     if (mapping < 0) return [-1, -1]
     const reply = inbound(flow, this.mappings.outsidePort(mapping), outside)
     if (flow.protocol === ICMP) reply.sourcePort = reply.destinationPort
@@ -250,6 +251,18 @@ test('protocols without ports to translate: one guest at a time', () => {
   assert.deepEqual(bench.open({ ...gre, source: 6 }), [-1, -1])
   bench.connections.flush(ZONE)
   assert.equal(bench.port({ ...gre, source: 6 }), 0, 'an idle one gives way')
+})
+
+test('protocols without ports: guests share what is not told apart by it, if the far ends differ', () => {
+  const bench = new Bench()
+  const gre = { protocol: GRE, sourcePort: 0, destinationPort: 0 }
+  const sharing = { mayShare: true }
+  assert.equal(bench.port(gre, sharing), 0)
+  assert.equal(bench.port({ ...gre, source: 6 }, sharing), -1)
+  assert.equal(bench.port({ ...gre, source: 6, destination: 2 }, sharing), 0)
+  assert.equal(bench.port({ ...gre, source: 7, destination: 3 }, sharing), 0)
+  assert.equal(bench.port({ ...gre, source: 6, destination: 3 }, sharing), -1)
+  assert.equal(bench.used(), 3)
 })
 
 // ---- filtering ----
@@ -474,6 +487,49 @@ test('owners that hold a whole range lose their least used to those that have fe
   )
   assert.equal(bench.port({ source: 7, sourcePort: 9100 }, { owner: 7 }), -1, 'a share is no more than a share')
   assert.ok(bench.connections.find(ZONE, outbound({ source: 0, sourcePort: 3000 })) >= 0)
+})
+
+test('a full range: a port is shared where the far ends differ, and stays the same from then on', () => {
+  const bench = new Bench()
+  bench.mappings.configure(ZONE, [nat(3000, 3003)], [])
+  const sharing = { worth: WORTH_KEPT, mayShare: true }
+  const first = Array.from({ length: 4 }, (_, i) => bench.open({ sourcePort: 3000 + i }, sharing))
+  assert.equal(bench.port({ source: 6, sourcePort: 3001 }, sharing), -1, 'the far end is the same')
+  const [shared, connection] = bench.open({ source: 6, sourcePort: 3001, destination: 2 }, sharing)
+  assert.equal(bench.mappings.outsidePort(shared), 3001)
+  assert.equal(bench.open({ source: 6, sourcePort: 3001, destination: 3 }, sharing)[0], shared)
+  assert.equal(bench.port({ source: 6, sourcePort: 3001 }, sharing), -1, 'so is it here')
+  assert.equal(bench.port({ sourcePort: 3001, destination: 2 }, sharing), -1, 'and for whom it was first')
+  assert.equal(bench.refused(), 3)
+  const third = bench.port({ source: 7, sourcePort: 9000, destination: 2 }, sharing)
+  assert.ok([3000, 3002].includes(third), 'of the same parity, another far end')
+  assert.equal(bench.used(), 6)
+
+  bench.succeed()
+  bench.mappings.configure(ZONE, [nat(3000, 3003)], [])
+  assert.equal(bench.mappings.findOutside(ZONE, inbound(outbound({}), 3001)), first[1][0], 'outsiders find the first')
+  assert.equal(bench.port({ source: 6, sourcePort: 3001, destination: 4 }, sharing), 3001)
+  bench.connections.remove(first[1][1])
+  bench.mappings.sweep(bench.now + IDLE_SECONDS)
+  assert.equal(bench.mappings.findOutside(ZONE, inbound(outbound({}), 3001)), -1)
+  assert.equal(bench.port({ source: 8, sourcePort: 9001 }), -1, 'the port is taken as long as one has it')
+  bench.connections.remove(connection)
+  for (const destination of [3, 4])
+    bench.connections.remove(bench.connections.find(ZONE, outbound({ source: 6, sourcePort: 3001, destination })) >> 1)
+  bench.mappings.sweep(bench.now + IDLE_SECONDS)
+  assert.equal(bench.port({ source: 8, sourcePort: 9001 }, kept), 3001)
+})
+
+test('a port is not shared while another gives way, nor one that a forward has', () => {
+  const bench = new Bench()
+  bench.mappings.configure(ZONE, [nat(3000, 3001)], [])
+  const sharing = { worth: WORTH_KEPT, mayShare: true }
+  bench.open({ sourcePort: 3000 }, sharing)
+  bench.open({ sourcePort: 3001 })
+  assert.equal(bench.port({ source: 6, destination: 2 }, sharing), 3001)
+  assert.equal(bench.used(), 2)
+  bench.mappings.configure(ZONE, [nat(3000, 3001)], [forward({ protocol: UDP, firstPort: 3000, lastPort: 3001 })])
+  assert.equal(bench.port({ source: 7, destination: 3 }, sharing), -1)
 })
 
 test('half-open connections of eight owners leave a ninth all it asks for', () => {

@@ -35,7 +35,19 @@ import {
   toGuest,
   toIsp,
 } from './router-exchange.js'
-import { A, addRule, arp, assertFrame, framed, ip, routerOf, routing, uplinkOf, usualFirewall } from './router-rig.js'
+import {
+  A,
+  addRule,
+  arp,
+  assertFrame,
+  framed,
+  type Host,
+  ip,
+  routerOf,
+  routing,
+  uplinkOf,
+  usualFirewall,
+} from './router-rig.js'
 
 // ---- NAT ----
 
@@ -168,6 +180,45 @@ routing('padding behind the packet is carried along and harms nothing', (weft) =
   const [sent] = weft.from(A, G1, padded)
   assert.deepEqual(sent.bytes.subarray(14, 14 + padded.length - 3), build(hop(packet, { source: ip(A.outside4) })))
 })
+
+// ---- one outside port for several guests ----
+
+for (const protocol of [17, 47])
+  routing(
+    `two guests share what they have outside, and each has its own answers, protocol ${protocol}`,
+    (weft) => {
+      const to = (host: Host, destination: string, more: Partial<Packet> = {}): Packet =>
+        outbound(4, { protocol, destination: ip(destination), sourcePort: 3000, ...more }, host)
+      for (const [guest, server] of [
+        [G1, '192.0.2.1'],
+        [G2, '192.0.2.2'],
+      ] as const)
+        for (let i = 0; i < 3; i++) {
+          const packet = to(guest, server)
+          const seen = hop(packet, { source: ip(A.outside4) })
+          toIsp(weft.from(A, guest, packet), seen)
+          toGuest(weft.from(A, A.isp, replyTo(seen)), hop(replyTo(seen), { destination: packet.source }), guest)
+        }
+      assert.deepEqual(weft.from(A, G2, to(G2, '192.0.2.1')), [], 'answers of one far end cannot be told apart')
+      assert.deepEqual(weft.reasons(), { 'no-nat-port': 1 })
+      const error = errorAbout(hop(to(G2, '192.0.2.2'), { source: ip(A.outside4) }), A.isp.ip4, 3, 1)
+      assert.equal(weft.from(A, A.isp, error)[0].port, G2.port, 'an error goes to whom it is about')
+    },
+    { nat: [{ ip: ip(A.outside4), firstPort: 3000, lastPort: 3000 }] },
+  )
+
+routing(
+  'no port is shared where more than answers may come in',
+  (weft) => {
+    for (let i = 0; i < 2; i++) {
+      weft.from(A, G1, outbound(4))
+      weft.from(A, A.isp, replyTo(outbound(4, { source: ip(A.outside4), sourcePort: 3000 })))
+    }
+    assert.deepEqual(weft.from(A, G2, outbound(4, { destination: ip('192.0.2.9') }, G2)), [])
+    assert.deepEqual(weft.reasons(), { 'no-nat-port': 1 })
+  },
+  { nat: [{ ip: ip(A.outside4), firstPort: 3000, lastPort: 3000 }], filtering: FILTER_ADDRESS },
+)
 
 // ---- forwards ----
 
