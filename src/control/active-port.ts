@@ -217,7 +217,8 @@ export class ActivePort implements Socket {
     return injectFrame(this.carrier, this.number, bytes)
   }
 
-  status(): PortStatus {
+  /** What its device and the shard know of it. */
+  status(): Omit<PortStatus, 'leases'> {
     const { arena } = this.carrier
     const counter = (which: number): number => arena.counters[(this.number << COUNTER_SHIFT) + which]
     const drops: Record<string, number> = {}
@@ -245,6 +246,7 @@ export class ActivePort implements Socket {
       isolated: definition.isolated,
       link: definition.link,
       macLimit: definition.macLimit,
+      leaseLimit: definition.leaseLimit,
       addresses: definition.addresses,
       allow: definition.allow,
       offloads: offloadNames(this.device.offloads),

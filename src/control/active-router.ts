@@ -8,7 +8,7 @@
  *
  * Frames for services come from the punt ring by `handle`, and answers go through the inject ring.
  */
-import { contains, formatIp, ipBytes, parseIp } from '../services/address.js'
+import { contains, formatIp, parseIp } from '../services/address.js'
 import type { Ip, Prefix } from '../services/address.js'
 import { readResolvers, watchResolvers } from '../services/host-network.js'
 import { LeaseJournal } from '../services/lease-journal.js'
@@ -21,13 +21,23 @@ import { ActiveUplink, hostDevice } from './active-uplink.js'
 import type { Carrier } from './carrier.js'
 import { GatewayServices, resolveGuest, sitesOf } from './gateway-services.js'
 import { macBytes, macWords, stableMac } from './mac.js'
-import type { FabricEvent, Lease as LeaseStatus, NetworkDefinition, RouteEntry, UplinkStatus } from './model.js'
+import type {
+  FabricEvent,
+  Lease as LeaseStatus,
+  NetworkDefinition,
+  PortLeases,
+  RouteEntry,
+  UplinkStatus,
+} from './model.js'
+import { whoHas } from './questions.js'
 import { type RouterPlace, compileRouter, compileRoutes } from './router-compile.js'
 import { parseUplink } from './uplink.js'
 
 /** What the router's own port takes unfinished: everything, nothing is sent out of it. */
 const ALL_OFFLOADS = 15
 const PROBE_MILLIS = 120
+/** No host has it: who has an address is another than this. */
+const NO_MAC = '00:00:00:00:00:00'
 
 /** What a router needs of the fabric it runs in. */
 export interface RouterHost {
@@ -95,6 +105,7 @@ export class ActiveRouter {
       journal,
       send: (frame) => host.inject(this.gatewayPort, frame),
       probe: (address, mac) => this.probe(address, mac),
+      isThere: (lease) => this.isThere(lease),
       onLease: (event, lease) => this.leaseChanged(event, lease),
       onProblem: (reason) => host.problem(reason),
       resolvers: () => this.resolvers(),
@@ -297,6 +308,10 @@ export class ActiveRouter {
     return [...sitesOf(this.definition).map(({ subnet }) => subnet), ...(this.uplink?.prefixes() ?? [])]
   }
 
+  portLeases(name: string): PortLeases {
+    return this.services.portLeases(name)
+  }
+
   leases(): LeaseStatus[] {
     return this.services.leases.list().map(leaseStatus)
   }
@@ -409,9 +424,19 @@ export class ActiveRouter {
     if (address.length !== 1) return false
     const site = sitesOf(this.definition).find(({ subnet }) => contains(subnet, address))
     if (site === undefined) return false
-    this.host.inject(this.gatewayPort, arpQuestion(macBytes(this.mac), site.gateway, address))
+    this.host.inject(this.gatewayPort, whoHas(macBytes(this.mac), site.gateway, address, null))
     await new Promise((resolve) => setTimeout(resolve, PROBE_MILLIS))
     return this.host.isUsed(this.zone, address, mac)
+  }
+
+  /** Asks the holder of a lease whether it is there: its MAC alone, so only its port pays (RFC 1122 2.3.2.1). */
+  private async isThere({ address, mac, port }: Lease): Promise<boolean> {
+    const site = sitesOf(this.definition).find(({ subnet }) => contains(subnet, address))
+    const isGone = site === undefined || this.host.portNumber(port) === null
+    if (isGone) return false
+    this.host.inject(this.gatewayPort, whoHas(macBytes(this.mac), site.gateway, address, macBytes(mac)))
+    await new Promise((resolve) => setTimeout(resolve, PROBE_MILLIS))
+    return this.host.isUsed(this.zone, address, NO_MAC)
   }
 
   private announce(): void {
@@ -436,16 +461,4 @@ function leaseStatus(lease: Lease): LeaseStatus {
     expiresAt: Number.isFinite(expiresAt) ? new Date(expiresAt * 1000).toISOString() : null,
     reserved,
   }
-}
-
-/** An ARP request of the router's, as a frame (RFC 826). */
-function arpQuestion(mac: Uint8Array, sender: Ip, target: Ip): Uint8Array {
-  const frame = new Uint8Array(42)
-  frame.fill(255, 0, 6)
-  frame.set(mac, 6)
-  frame.set([8, 6, 0, 1, 8, 0, 6, 4, 0, 1], 12)
-  frame.set(mac, 22)
-  frame.set(ipBytes(sender), 28)
-  frame.set(ipBytes(target), 38)
-  return frame
 }

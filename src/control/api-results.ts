@@ -97,6 +97,8 @@ const Kind = Type.Union([
 const Waiver = Type.Union([Type.Literal('spoofing'), Type.Literal('dhcp-server'), Type.Literal('router')])
 const Software = Type.Object({ segmented: count, checksums: count })
 
+const PortLeases = Type.Object({ limit: count, ip4: count, ip6: count, gaveWay: count, refused: count })
+
 export const PortResult = Type.Object({
   name: Type.String(),
   kind: Kind,
@@ -108,6 +110,8 @@ export const PortResult = Type.Object({
   isolated: Type.Boolean(),
   link: Type.Boolean(),
   macLimit: Type.Integer(),
+  leaseLimit: nullable(Type.Integer()),
+  leases: nullable(PortLeases),
   addresses: Type.Array(Type.String()),
   allow: Type.Array(Waiver),
   offloads: Type.Array(Type.String()),

@@ -78,7 +78,7 @@ const GuestMemory = Type.String({
   description: 'the size of the memory of a guest like 512M or 4G',
 })
 
-const { access, trunk, native, mac, mtu, isolated, link, macLimit, addresses, allow } = PortSettings
+const { access, trunk, native, mac, mtu, isolated, link, macLimit, leaseLimit, addresses, allow } = PortSettings
 const { netns, queues, owner, offloads } = KindSettings.tap
 const { path, client, dgram } = KindSettings.qemu
 const { poll } = KindSettings['vhost-user']
@@ -247,6 +247,7 @@ export const api = {
         isolated: nullable(isolated),
         link: nullable(link),
         macLimit: nullable(macLimit),
+        leaseLimit: nullable(leaseLimit),
         addresses: nullable(addresses),
         allow: nullable(allow),
       },

@@ -32,6 +32,7 @@ const DhcpObject = Type.Object(
   {
     range: Type.Optional(RangeInput),
     leaseSeconds: Type.Optional(LeaseSeconds),
+    portLimit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
     reservations: Type.Optional(Type.Array(ReservationInput)),
     bootServer: Type.Optional(Type.Union([Type.String(), Type.Null()])),
     bootFiles: Type.Optional(Texts),
@@ -67,6 +68,7 @@ export function parseDhcp(given: DhcpObject, subnets: readonly Subnet[], path: s
   checkOptions(options, join(path, 'options'))
   return {
     leaseSeconds: given.leaseSeconds ?? LEASE_SECONDS,
+    portLimit: given.portLimit ?? null,
     reservations: parseReservations(given.reservations ?? [], subnets, join(path, 'reservations')),
     bootServer: bootServer === null ? null : formatIp(parseAddress(bootServer, join(path, 'bootServer'))),
     bootFiles: { ...bootFiles },
@@ -76,9 +78,10 @@ export function parseDhcp(given: DhcpObject, subnets: readonly Subnet[], path: s
 
 /** The inverse of `parseDhcp`, without what equals the default; undefined if nothing is left. */
 export function writtenDhcp(dhcp: DhcpSettings): DhcpObject | undefined {
-  const { leaseSeconds, reservations, bootServer, bootFiles, options } = dhcp
+  const { leaseSeconds, portLimit, reservations, bootServer, bootFiles, options } = dhcp
   const written: DhcpObject = {
     ...(leaseSeconds === LEASE_SECONDS ? {} : { leaseSeconds }),
+    ...(portLimit === null ? {} : { portLimit }),
     ...(reservations.length === 0 ? {} : { reservations: reservations.map(writtenReservation) }),
     ...(bootServer === null ? {} : { bootServer }),
     ...(Object.keys(bootFiles).length === 0 ? {} : { bootFiles }),

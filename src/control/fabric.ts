@@ -249,11 +249,12 @@ class ShardFabric implements Fabric {
   }
 
   ports(name: string): PortStatus[] {
-    return [...this.network(name).ports.values()].map((port) => port.status())
+    return [...this.network(name).ports.keys()].map((port) => this.port(name, port))
   }
 
   port(name: string, port: string): PortStatus {
-    return this.network(name).port(port).status()
+    const network = this.network(name)
+    return { ...network.port(port).status(), leases: network.router?.portLeases(port) ?? null }
   }
 
   fdb(name: string, { port, vid }: { port?: string; vid?: number }): FdbEntry[] {

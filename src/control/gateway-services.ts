@@ -7,7 +7,7 @@
  *
  * A network of mode isolated has no way out: its DHCP names no router, its DNS knows local names only.
  */
-import { linkLocalOf, parseIp, parsePrefix } from '../services/address.js'
+import { linkLocalOf, parseIp, parsePrefix, stepsBetween } from '../services/address.js'
 import type { Ip, Prefix } from '../services/address.js'
 import { encodeOption, optionCode } from '../services/dhcp4-options.js'
 import type { Dhcp4Settings } from '../services/dhcp4-reply.js'
@@ -17,11 +17,12 @@ import { DnsServer } from '../services/dns-server.js'
 import { serveStream } from '../services/dns-stream.js'
 import { parseUpstream } from '../services/dns-upstream.js'
 import { type Datagram, readDatagram, writeDatagram } from '../services/frame.js'
+import { LeaseRoom } from '../services/lease-room.js'
 import type { LeaseJournal } from '../services/lease-journal.js'
 import { DEFAULT_LEASE_SETTINGS, type Lease, type LeaseEvent, Leases } from '../services/leases.js'
 import { RouterAdvertiser, type RouterSettings } from '../services/router-advertisement.js'
 import { TcpResponder } from '../services/tcp-responder.js'
-import type { NetworkDefinition } from './model.js'
+import type { NetworkDefinition, PortLeases } from './model.js'
 
 const PORT_DNS = 53
 const PORT_DHCP = 67
@@ -42,6 +43,8 @@ export interface ServiceHost {
   send(frame: Uint8Array): void
   /** whether someone else than `mac` uses an address */
   probe(address: Ip, mac: string): Promise<boolean>
+  /** whether the holder of a lease is there */
+  isThere(lease: Lease): Promise<boolean>
   onLease(event: LeaseEvent, lease: Lease): void
   onProblem(reason: string): void
   /** the host's resolvers */
@@ -78,6 +81,7 @@ const nowSeconds = (): number => Date.now() / 1000
 export class GatewayServices {
   readonly leases: Leases
   readonly dns = new DnsServer()
+  private readonly room: LeaseRoom
   private network: NetworkDefinition
   private readonly host: ServiceHost
   private readonly dhcp4: Dhcp4Server
@@ -95,8 +99,13 @@ export class GatewayServices {
     this.network = network
     this.host = host
     this.leases = new Leases(network.uuid, host.journal, nowSeconds(), (event, lease) => this.heard(event, lease))
+    this.room = new LeaseRoom(this.leases, {
+      isThere: (lease) => host.isThere(lease),
+      onProblem: (reason) => host.onProblem(`leases: ${reason}`),
+    })
     this.dhcp4 = new Dhcp4Server({
       leases: this.leases,
+      room: this.room,
       settings: this.dhcp4Settings(),
       probe: (address, mac) => host.probe(address, mac),
       onProblem: (reason) => host.onProblem(`DHCP: ${reason}`),
@@ -104,6 +113,7 @@ export class GatewayServices {
     this.dhcp6 = new Dhcp6Server({
       leases: this.leases,
       settings: this.dhcp6Settings(),
+      room: this.room,
       onProblem: (reason) => host.onProblem(`DHCPv6: ${reason}`),
     })
     this.advertiser = new RouterAdvertiser(this.advertised(), (frame) => host.send(frame))
@@ -134,6 +144,8 @@ export class GatewayServices {
     this.leases.configure({
       ...DEFAULT_LEASE_SETTINGS,
       reservations: dhcp.reservations.map(({ mac, address, name }) => ({ mac, address: ip(address), name })),
+      portLimit: dhcp.portLimit ?? fairShare(sitesOf(network)),
+      portLimits: portLimits(network),
       excluded: [...sitesOf(network).map(({ gateway }) => gateway), ...this.host.taken()],
       reservedNames: [...DEFAULT_LEASE_SETTINGS.reservedNames, ...dns.hosts.map(({ name }) => name)],
     })
@@ -215,7 +227,13 @@ export class GatewayServices {
 
   /** A port has gone: what it held may go to others at once. */
   releasePort(port: string): void {
+    this.room.forget(port)
     this.leases.releasePort(port, nowSeconds())
+  }
+
+  portLeases(port: string): PortLeases {
+    const { leases, room } = this
+    return { limit: leases.limitOf(port), ...leases.countsOf(port), ...room.counts(port) }
   }
 
   close(): void {
@@ -389,6 +407,21 @@ export class GatewayServices {
     this.leases.sweep(now)
     this.dhcp4.sweep(now)
   }
+}
+
+/** Leases a port may have where nobody says how many: a fifth of the smallest range, 4 to 16. */
+function fairShare(sites: readonly Site[]): number {
+  const sizes = sites.flatMap(({ range }) => (range === null ? [] : [stepsBetween(range.from, range.to) + 1]))
+  return Math.max(4, Math.min(DEFAULT_LEASE_SETTINGS.portLimit, Math.floor(Math.min(...sizes) / 5)))
+}
+
+/** By order; and a port that may be a router may be a relay, which speaks for a segment of its own. */
+function portLimits({ ports }: NetworkDefinition): Record<string, number> {
+  const limits = ports.flatMap(({ name, leaseLimit, allow }): [string, number][] => {
+    const limit = leaseLimit ?? (allow.includes('router') ? DEFAULT_LEASE_SETTINGS.networkLimit : null)
+    return limit === null ? [] : [[name, limit]]
+  })
+  return Object.fromEntries(limits)
 }
 
 /** Whether a DHCPv4 message says that it came by a relay (giaddr): believed of ports that may be routers alone. */

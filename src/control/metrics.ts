@@ -125,6 +125,28 @@ export function createMetrics({ networks, fabric, version, clients }: MetricSour
   portCounter('weft_port_transmit_dropped_total', 'Frames not sent', (port) => port.transmit.dropped)
   portCounter('weft_port_segmented_total', 'Large frames cut in software', (port) => port.software.segmented)
   portCounter('weft_port_checksums_total', 'Checksums finished in software', (port) => port.software.checksums)
+  registry.registerMetric(
+    new Gauge({
+      name: 'weft_port_leases',
+      help: 'Leases and offers of the hosts behind the port, reserved ones not counted',
+      registers: [],
+      labelNames: ['network', 'port', 'family'] as const,
+      collect() {
+        this.reset()
+        eachPort((labels, { leases }) => {
+          if (leases === null) return
+          this.set({ ...labels, family: '4' }, leases.ip4)
+          this.set({ ...labels, family: '6' }, leases.ip6)
+        })
+      },
+    }),
+  )
+  portCounter('weft_port_leases_gave_way_total', 'Leases that gave way to others of the port', ({ leases }) =>
+    leases === null ? 0 : leases.gaveWay,
+  )
+  portCounter('weft_port_leases_refused_total', 'Requests for a lease that got none', ({ leases }) =>
+    leases === null ? 0 : leases.refused,
+  )
   shardGauge('weft_pool_slots', 'Slots of the packet pool', (shard) => shard.pool.slots)
   shardGauge('weft_pool_free', 'Free slots of the packet pool', (shard) => shard.pool.free)
   shardGauge('weft_fdb_capacity', 'Entries the forwarding table can hold', (shard) => shard.fdb.capacity)

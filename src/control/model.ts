@@ -69,6 +69,8 @@ export type PortDefinition = PortOptions & {
   link: boolean
   /** addresses that may be learned at this port */
   macLimit: number
+  /** leases of a family that the hosts behind the port may have; null: as many as the network gives a port */
+  leaseLimit: number | null
   /** IP addresses that the host behind the port may use, beside those of its leases; canonical text */
   addresses: string[]
   /** what the guards let it do: `spoofing` (any source address), `dhcp-server`, `router` (router advertisements) */
@@ -132,6 +134,8 @@ export interface Reservation {
 
 export interface DhcpSettings {
   leaseSeconds: number
+  /** leases of a family that a port may have, reserved ones not counted; null: by the size of the ranges, 4 to 16 */
+  portLimit: number | null
   reservations: Reservation[]
   /** address of the boot server (siaddr, option 66); null: none */
   bootServer: string | null
@@ -230,6 +234,9 @@ export interface PortStatus {
   isolated: boolean
   link: boolean
   macLimit: number
+  leaseLimit: number | null
+  /** leases of the hosts behind the port; null: the network has no router, or does not run */
+  leases: PortLeases | null
   addresses: string[]
   allow: PortWaiver[]
   /** what the port carries unfinished: `checksum`, `tso4`, `tso6`, `uso` */
@@ -242,6 +249,18 @@ export interface PortStatus {
   software: { segmented: number; checksums: number }
   /** the kind's options, as defined */
   options: PortOptions
+}
+
+export interface PortLeases {
+  /** of a family */
+  limit: number
+  /** leases and offers, reserved ones not counted */
+  ip4: number
+  ip6: number
+  /** that gave way to others of the port, since nobody used them */
+  gaveWay: number
+  /** requests that got no address */
+  refused: number
 }
 
 export interface FdbEntry {

@@ -103,7 +103,7 @@ export function merged(written: PortInput, settings: Record<string, unknown>): R
 
 /** The status of a port whose network does not run. */
 export function idle(port: PortDefinition, network: NetworkDefinition): PortStatus {
-  const { name, vlan, mac, mtu, isolated, link, macLimit, addresses, allow, ...options } = port
+  const { name, vlan, mac, mtu, isolated, link, macLimit, leaseLimit, addresses, allow, ...options } = port
   const none = { packets: 0, bytes: 0, dropped: 0 }
   return {
     name,
@@ -116,6 +116,8 @@ export function idle(port: PortDefinition, network: NetworkDefinition): PortStat
     isolated,
     link,
     macLimit,
+    leaseLimit,
+    leases: null,
     addresses,
     allow,
     offloads: [],

@@ -75,6 +75,7 @@ export const PortSettings = {
   isolated: Type.Optional(Type.Boolean()),
   link: Type.Optional(Type.Boolean({ description: 'true or false: false is a pulled cable' })),
   macLimit: Type.Optional(Type.Integer({ minimum: 1, maximum: 131072, description: 'addresses learned at the port' })),
+  leaseLimit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, description: 'leases of the hosts behind it' })),
   addresses: Type.Optional(
     Type.Array(Type.String({ minLength: 1, maxLength: 64 }), {
       maxItems: PORT_ADDRESSES_MAX,
@@ -142,6 +143,7 @@ export function parsePort(value: unknown, path = '', uplink = false): PortDefini
     isolated: given.isolated ?? false,
     link: given.link ?? true,
     macLimit: given.macLimit ?? (uplink ? MAC_LIMIT_UPLINK : MAC_LIMIT),
+    leaseLimit: given.leaseLimit ?? null,
     addresses: parseAddresses(given.addresses ?? [], join(path, 'addresses')),
     allow: given.allow === undefined && !uplink ? [] : WAIVERS.filter((one) => given.allow?.includes(one) ?? true),
   }
@@ -160,7 +162,7 @@ function parseAddresses(values: readonly string[], path: string): string[] {
 
 /** The inverse of `parsePort`: flat, without what equals the default. */
 export function writtenPort(port: PortDefinition, uplink = false): PortInput {
-  const { name, vlan, mac, mtu, isolated, link, macLimit, addresses, allow, ...options } = port
+  const { name, vlan, mac, mtu, isolated, link, macLimit, leaseLimit, addresses, allow, ...options } = port
   return {
     name,
     ...writtenOptions(options, name),
@@ -172,6 +174,7 @@ export function writtenPort(port: PortDefinition, uplink = false): PortInput {
     ...(isolated ? { isolated } : {}),
     ...(link ? {} : { link }),
     ...(macLimit === (uplink ? MAC_LIMIT_UPLINK : MAC_LIMIT) ? {} : { macLimit }),
+    ...(leaseLimit === null ? {} : { leaseLimit }),
     ...(addresses.length === 0 ? {} : { addresses }),
     ...(allow.length === (uplink ? WAIVERS.length : 0) ? {} : { allow }),
   } as PortInput

@@ -18,12 +18,12 @@
  * Who may. A client's hardware address must be the source of its frame, unless a relay stands between; so a guest can
  * spend, release and decline only what is its own, at its own port. A client behind a relay that renews by unicast
  * comes with the relay's source and no giaddr: it gets no answer, and gets one when it rebinds through the relay. Each
- * port may send 10 messages a second, 20 at once; more are dropped and counted.
+ * port may send 10 messages a second, 20 at once, by relays 100 and 200; more are dropped and counted.
  *
  * In use. Before an address is offered to someone who did not have it, the caller is asked whether anyone on the link
  * uses it. The offer waits up to 200 ms for that; silence means free, and is believed for a minute. An address in use
  * goes into quarantine, and the next one is tried in the time that is left. While an answer waits, the client's
- * repetitions get none.
+ * repetitions get none. Where a port has all its leases, the answer waits first for one to give way (`lease-room.ts`).
  *
  * Answers that confirm a lease are given out after the journal is on the disk. Whoever has several requests at hand
  * calls `handleAll`, which waits for the disk once. If it cannot be written there is no answer, and `onProblem` is
@@ -38,12 +38,15 @@ import * as option from './dhcp4-options.js'
 import { SERVER_PORT, makeReply, relaySubnet, serverIdentifier } from './dhcp4-reply.js'
 import type { Dhcp4Settings, Dhcp4Subnet, Request4 } from './dhcp4-reply.js'
 import type { Datagram } from './frame.js'
+import type { LeaseRoom } from './lease-room.js'
 import type { Holder, Lease, Leases } from './leases.js'
 
 const PROBE_MILLISECONDS = 200
 const PROBE_SECONDS = 60
 const RATE = 10
 const BURST = 20
+/** A relay speaks for so many clients. */
+const RELAYED = 10
 const SHORTEST_LEASE = 120
 
 export interface Context4 {
@@ -60,6 +63,8 @@ export interface Dhcp4Options {
   settings: Dhcp4Settings
   /** whether someone else than `mac` uses the address; null: nobody can tell */
   probe: ((address: Ip, mac: string) => Promise<boolean>) | null
+  /** makes room at a port that has all its leases; null: there is none then */
+  room?: LeaseRoom | null
   onProblem?: (reason: string) => void
   /** of the probe's wait; setTimeout unless told */
   later?: (run: () => void, milliseconds: number) => void
@@ -94,16 +99,18 @@ export class Dhcp4Server {
   private settings: Dhcp4Settings
   private readonly leases: Leases
   private readonly probe: Dhcp4Options['probe']
+  private readonly room: LeaseRoom | null
   private readonly onProblem: (reason: string) => void
   private readonly later: (run: () => void, milliseconds: number) => void
   private readonly probed = new Map<string, number>() // address, until when it counts as free
   private readonly waiting = new Set<string>() // holders whose answer waits for a probe
   private readonly rates = new Map<string, { tokens: number; at: number }>() // by port
 
-  constructor({ leases, settings, probe, onProblem, later }: Dhcp4Options) {
+  constructor({ leases, settings, probe, room, onProblem, later }: Dhcp4Options) {
     this.leases = leases
     this.settings = settings
     this.probe = probe
+    this.room = room ?? null
     this.onProblem = onProblem ?? (() => undefined)
     this.later = later ?? ((run, milliseconds) => void setTimeout(run, milliseconds))
   }
@@ -146,11 +153,12 @@ export class Dhcp4Server {
   private answer(datagram: Datagram, { port, nowSeconds }: Context4): Answer4 {
     const { counts } = this
     counts.received++
-    if (!this.isWithinRate(port, nowSeconds)) {
+    const message = datagram.destination.port === SERVER_PORT ? codec.decodeMessage(datagram.payload) : null
+    const isRelayed = message !== null && message.giaddr !== null
+    if (!this.isWithinRate(port, isRelayed ? RELAYED : 1, nowSeconds)) {
       counts.limited++
       return null
     }
-    const message = datagram.destination.port === SERVER_PORT ? codec.decodeMessage(datagram.payload) : null
     if (message === null || message.op !== codec.BOOTREQUEST) {
       counts.malformed++
       return null
@@ -178,12 +186,14 @@ export class Dhcp4Server {
     }
   }
 
-  private isWithinRate(port: string, nowSeconds: number): boolean {
-    const rate = this.rates.get(port) ?? { tokens: BURST, at: nowSeconds }
+  /** @param share relayed messages have a rate of their own beside the port's, so many times it */
+  private isWithinRate(port: string, share: number, nowSeconds: number): boolean {
+    const key = share === 1 ? port : `${port} by relay`
+    const rate = this.rates.get(key) ?? { tokens: BURST * share, at: nowSeconds }
     // a clock that went back counts as no time
-    rate.tokens = Math.min(BURST, rate.tokens + Math.max(0, nowSeconds - rate.at) * RATE)
+    rate.tokens = Math.min(BURST * share, rate.tokens + Math.max(0, nowSeconds - rate.at) * RATE * share)
     rate.at = nowSeconds
-    this.rates.set(port, rate)
+    this.rates.set(key, rate)
     if (rate.tokens < 1) return false
     rate.tokens--
     return true
@@ -202,7 +212,7 @@ export class Dhcp4Server {
       }
       return null
     }
-    return this.afterProbe(holder, request.nowSeconds, choose, (subnet, lease) => {
+    return this.afterProbe(holder, request, choose, (subnet, lease) => {
       if (!isRapid) {
         this.counts.offered++
         const seconds = this.secondsFor(request)
@@ -238,7 +248,7 @@ export class Dhcp4Server {
       const lease = this.leases.offer(holder, subnet, address, nowSeconds)
       return lease === null ? null : [subnet, lease]
     }
-    return this.afterProbe(holder, nowSeconds, choose, (_, lease) =>
+    return this.afterProbe(holder, request, choose, (_, lease) =>
       lease.text === formatIp(address)
         ? this.confirm(request, subnet, address)
         : this.refuse(request, subnet, 'address in use'),
@@ -324,29 +334,48 @@ export class Dhcp4Server {
 
   /**
    * Chooses an address, makes sure that nobody uses it, and answers.
-   * @param choose again after an address turned out to be in use
+   * @param choose again after an address turned out to be in use, or room has been made
    */
   private afterProbe(
     holder: Holder,
-    nowSeconds: number,
+    request: Request4,
     choose: () => [Dhcp4Subnet, Lease] | null,
     answer: (subnet: Dhcp4Subnet, lease: Lease) => Datagram | null,
   ): Answer4 {
     const key = `${holder.port} ${holder.mac}`
     if (this.waiting.has(key)) return null
+    const { nowSeconds } = request
     const chosen = choose()
-    if (chosen === null) {
+    if (chosen !== null && this.isSure(chosen[1], nowSeconds)) return answer(...chosen)
+    if (chosen === null && this.room === null) {
       this.counts.exhausted++
       return null
     }
-    const [subnet, lease] = chosen
-    const isSure = lease.state === 'bound' || (this.probed.get(lease.text) ?? 0) > nowSeconds
-    if (this.probe === null || isSure) return answer(subnet, lease)
     this.waiting.add(key)
-    return this.probeUntilFree(holder, nowSeconds, chosen, choose)
+    return (chosen === null ? this.chooseLater(holder, request, choose) : Promise.resolve(chosen))
+      .then(
+        (first) =>
+          first && (this.isSure(first[1], nowSeconds) ? first : this.probeUntilFree(holder, nowSeconds, first, choose)),
+      )
       .then((free) => (free === null ? null : answer(...free)))
       .then((reply) => (this.isCommitted() ? reply : null))
       .finally(() => this.waiting.delete(key))
+  }
+
+  /** Whether it is known that nobody else uses the address. */
+  private isSure({ state, text }: Lease, nowSeconds: number): boolean {
+    return this.probe === null || state === 'bound' || (this.probed.get(text) ?? 0) > nowSeconds
+  }
+
+  private async chooseLater(
+    { port, mac }: Holder,
+    request: Request4,
+    choose: () => [Dhcp4Subnet, Lease] | null,
+  ): Promise<[Dhcp4Subnet, Lease] | null> {
+    const hasRoom = await this.room!.make(port, this.subnetsFor(request), mac, request.nowSeconds)
+    const chosen = hasRoom ? choose() : null
+    if (chosen === null) this.counts.exhausted++
+    return chosen
   }
 
   private async probeUntilFree(

@@ -20,10 +20,10 @@
  * and its place taken over. Behind a relay the MAC is the relay's and tells nothing: there an association is DUID and
  * IAID. Only a relay at a port in `trustedRelays` is believed the client's MAC (RFC 6939, or a DUID made of it).
  *
- * Limits: 10 messages a second at a port and 20 at once, those beyond are dropped; leases as `leases.ts` has it. An
- * answer has 1232 octets at most: options that do not fit are left out and counted. Answers are given out after the
- * journal is on the disk; whoever has several messages at hand calls `handleAll`, which waits for the disk once. If it
- * cannot be written there is no answer, and `onProblem` is told.
+ * Limits: 10 messages a second at a port and 20 at once, of a trusted relay 100 and 200; those beyond are dropped;
+ * leases as `leases.ts` has it. An answer has 1232 octets at most: options that do not fit are left out and counted.
+ * Answers are given out after the journal is on the disk; whoever has several messages at hand calls `handleAll`, which
+ * waits for the disk once. If it cannot be written there is no answer, and `onProblem` is told.
  *
  * Standards: RFC 8415; RFC 3646 (resolvers, domains), 4242 (refresh time), 4704 (FQDN), 5908 (NTP), 5970 (boot file),
  * 6355 (DUID-UUID), 6939, 7083 (SOL_MAX_RT). Not done: reconfigure, authentication, prefix delegation.
@@ -43,6 +43,7 @@ import * as codec from './dhcp6-codec.js'
 import type { Association, ClientMessage, Option, Relay } from './dhcp6-codec.js'
 import { type Dhcp6Options, configuredOptions, macOfDuid, nameOf } from './dhcp6-options.js'
 import type { Datagram } from './frame.js'
+import type { LeaseRoom } from './lease-room.js'
 import type { Holder, Lease, LeasePool, Leases } from './leases.js'
 
 const LARGEST_ANSWER = 1232
@@ -50,6 +51,8 @@ const PREFERENCE = 255
 /** Messages of a port in a second, and at once. */
 const PORT_RATE = 10
 const PORT_BURST = 20
+/** A relay speaks for so many clients. */
+const RELAYED = 10
 /** Ports whose rate is remembered. */
 const PORTS = 4096
 
@@ -72,6 +75,8 @@ export interface Dhcp6Settings extends Dhcp6Options {
 export interface Dhcp6ServerOptions {
   leases: Leases
   settings: Dhcp6Settings
+  /** makes room at a port that has all its leases, for when the client asks again */
+  room?: LeaseRoom | null
   onProblem?: (reason: string) => void
 }
 
@@ -117,11 +122,13 @@ export class Dhcp6Server {
   private settings: Dhcp6Settings
   private serverId: Uint8Array
   private readonly leases: Leases
+  private readonly room: LeaseRoom | null
   private readonly onProblem: (reason: string) => void
   private readonly allowances = new Map<string, Allowance>()
 
-  constructor({ leases, settings, onProblem }: Dhcp6ServerOptions) {
+  constructor({ leases, settings, room, onProblem }: Dhcp6ServerOptions) {
     this.leases = leases
+    this.room = room ?? null
     this.settings = settings
     this.onProblem = onProblem ?? (() => undefined)
     this.serverId = codec.duidOf(settings.uuid)
@@ -181,9 +188,10 @@ export class Dhcp6Server {
   }
 
   private isWithinRate(port: string, nowSeconds: number): boolean {
-    const known = this.allowances.get(port) ?? { tokens: PORT_BURST, seconds: nowSeconds }
+    const share = this.settings.trustedRelays.includes(port) ? RELAYED : 1
+    const known = this.allowances.get(port) ?? { tokens: PORT_BURST * share, seconds: nowSeconds }
     const passed = Math.max(0, nowSeconds - known.seconds)
-    const tokens = Math.min(PORT_BURST, known.tokens + passed * PORT_RATE)
+    const tokens = Math.min(PORT_BURST * share, known.tokens + passed * PORT_RATE * share)
     this.allowances.delete(port) // the one that is not seen for longest stays first
     this.allowances.set(port, { tokens: tokens < 1 ? tokens : tokens - 1, seconds: nowSeconds })
     if (this.allowances.size > PORTS) this.allowances.delete(this.allowances.keys().next().value!)
@@ -303,6 +311,7 @@ export class Dhcp6Server {
       const lease = pool && this.leases.offer(holder, pool, wanted, nowSeconds)
       if (lease) return { holder, pool, lease }
     }
+    void this.room?.make(holder.port, pools, holder.mac, nowSeconds)
     return null
   }
 

@@ -17,10 +17,10 @@
  * step too: leases then last longer than promised, which harms nobody. After a restart no lease has more left than it
  * was granted for.
  *
- * Capacity: `networkLimit` leases a family (1000), `portLimit` of them at a port (4), offers included, reservations
- * not: beyond that there is no offer. Expired leases are remembered, 16 a port and 4096 altogether, the oldest are
- * forgotten first. Addresses that were declined are in quarantine for 600 s, at most 16 by a port; further ones are
- * just released.
+ * Capacity: `networkLimit` leases a family (1000), `portLimit` of them at a port (16), offers included, reservations
+ * not: beyond that there is no offer, until `lease-room.ts` has made the port's oldest unused lease give way. Expired
+ * leases are remembered, 16 a port and 4096 altogether, the oldest are forgotten first. Addresses that were declined
+ * are in quarantine for 600 s, at most 16 by a port; further ones are just released.
  *
  * Every lease granted, renewed, released or declined is a line of the journal (`lease-journal.ts`); the caller calls
  * `commit` before it answers. Offers are not written. Events are told as they happen, before that.
@@ -70,7 +70,7 @@ export interface LeaseSettings {
 export const DEFAULT_LEASE_SETTINGS: LeaseSettings = {
   reservations: [],
   excluded: [],
-  portLimit: 4,
+  portLimit: 16,
   networkLimit: 1000,
   reservedNames: ['localhost', 'gateway', 'host', 'wpad', 'isatap'],
 }
@@ -226,6 +226,38 @@ export class Leases {
     this.journal?.commit()
   }
 
+  // ---- room at a port, for `lease-room.ts` ----
+
+  /** Leases of a family that a port may have, reserved ones not counted. */
+  limitOf(port: string): number {
+    return this.settings.portLimits?.[port] ?? this.settings.portLimit
+  }
+
+  /** Whether a port has as many leases and offers of the family of `like` as it may. */
+  isFull(port: string, like: Ip): boolean {
+    return this.table.countOf(like, port) >= this.limitOf(port)
+  }
+
+  /** The leases in force of a port that are not reserved, the one that was renewed longest ago first. */
+  ofPort(port: string, like: Ip): Lease[] {
+    const renewedAt = ({ expiresAt, seconds }: Lease): number => expiresAt - seconds
+    return [...this.table.records.values()]
+      .filter((lease) => lease.port === port && lease.state === 'bound' && !lease.reserved)
+      .filter(({ address, seconds }) => address.length === like.length && Number.isFinite(seconds))
+      .sort((a, b) => renewedAt(a) - renewedAt(b))
+  }
+
+  /** Leases and offers of a port by family, reserved ones not counted. */
+  countsOf(port: string): { ip4: number; ip6: number } {
+    return { ip4: this.table.countOf([0], port), ip6: this.table.countOf([0, 0, 0, 0], port) }
+  }
+
+  /** Ends a lease in force for the sake of another at its port. The line in the journal goes with the next commit. */
+  giveWay(lease: Lease, nowSeconds: number): void {
+    this.table.advance(nowSeconds)
+    if (lease.state === 'bound') this.table.end(lease, 'released')
+  }
+
   // ---- what everyone else asks ----
 
   /** The lease in force of an address. */
@@ -313,8 +345,7 @@ export class Leases {
     const text = formatIp(address)
     if (this.isReservedFor(text, holder.mac) || (own?.text === text && own.state === 'bound')) return true
     const has = own !== undefined && own.state !== 'expired' && !own.reserved ? 1 : 0
-    const limit = this.settings.portLimits?.[holder.port] ?? this.settings.portLimit
-    if (this.table.countOf(address, holder.port) - has >= limit) return false
+    if (this.table.countOf(address, holder.port) - has >= this.limitOf(holder.port)) return false
     return this.table.countOf(address, null) - has < this.settings.networkLimit
   }
 

@@ -34,6 +34,7 @@ test('a port gets every default', () => {
     isolated: false,
     link: true,
     macLimit: 1024,
+    leaseLimit: null,
     addresses: [],
     allow: [],
   })

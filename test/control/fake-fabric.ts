@@ -88,7 +88,9 @@ export class FakeFabric implements Fabric {
 
   port(network: string, name: string): PortStatus {
     const { definition, ports } = this.network(network)
-    const { vlan, mac, mtu, isolated, link, macLimit, addresses, allow, ...options } = ports.get(name) as PortDefinition
+    const { vlan, mac, mtu, isolated, link, macLimit, leaseLimit, addresses, allow, ...options } = ports.get(
+      name,
+    ) as PortDefinition
     const broken = 'dev' in options && this.missing.has(options.dev)
     const counted = this.counters.get(`${network}/${name}`) ?? { packets: 0, bytes: 0 }
     return {
@@ -102,6 +104,8 @@ export class FakeFabric implements Fabric {
       isolated,
       link,
       macLimit,
+      leaseLimit,
+      leases: null,
       addresses,
       allow,
       offloads: [],

@@ -73,6 +73,7 @@ async function withServices(t: TestContext, run: (setting: Setting) => Promise<v
       if (frame[ICMP6_TYPE_AT] === TYPE_ROUTER_ADVERTISEMENT) sent++
     },
     probe: async () => false,
+    isThere: async () => true,
     onLease: () => undefined,
     onProblem: (reason) => assert.fail(reason),
     resolvers: () => host.resolvers,
@@ -151,5 +152,22 @@ test('what hosts must learn is advertised soon: another prefix, the way out gone
     services.rerouted()
     pass(60)
     assert.equal(advertised() - before, 3)
+  })
+})
+
+test('leases a port may have: by the size of the range, by order of network or port; a relay many', async (t) => {
+  await withServices(t, async ({ services, network }) => {
+    const limits = (more: object): number[] => {
+      services.configure(network({ ports: [port, { ...port, name: 'vm2', dev: 'tap2', leaseLimit: 40 }], ...more }))
+      return ['vm1', 'vm2'].map((name) => services.portLeases(name).limit)
+    }
+    const range = (dhcp: string): object => ({ subnets: [{ cidr: '10.9.0.0/24', dhcp }] })
+    assert.deepEqual(limits({}), [16, 40])
+    assert.deepEqual(limits(range('10.9.0.10-10.9.0.29')), [4, 40])
+    assert.deepEqual(limits(range('10.9.0.10-10.9.0.49')), [8, 40])
+    assert.deepEqual(limits(range('10.9.0.10-10.9.0.12')), [4, 40])
+    assert.deepEqual(limits({ dhcp: { portLimit: 2 } }), [2, 40])
+    services.configure(network({ ports: [{ ...port, allow: ['router'] }] }))
+    assert.equal(services.portLeases('vm1').limit, 1000)
   })
 })

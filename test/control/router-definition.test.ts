@@ -51,7 +51,7 @@ test('a network of mode nat gets every default', () => {
       { cidr: '10.7.0.0/24', gateway: '10.7.0.1', dhcp: { from: '10.7.0.2', to: '10.7.0.254' } },
       { cidr: 'fd00:7::/64', gateway: 'fd00:7::1', dhcp: null },
     ],
-    dhcp: { leaseSeconds: 3600, reservations: [], bootServer: null, bootFiles: {}, options: {} },
+    dhcp: { leaseSeconds: 3600, portLimit: null, reservations: [], bootServer: null, bootFiles: {}, options: {} },
     dns: {
       enabled: true,
       upstreams: [],

@@ -392,6 +392,19 @@ tell([lease(mac(1000 + n)) for n in range(8)])`,
     assert.equal(leases.find((lease) => lease.address === address)?.port, 'good')
   })
 
+  it('guests made anew behind one port, each with another MAC, all get a lease', async () => {
+    const host = await routed.guest('runner')
+    const got = await speak<(string | null)[]>(
+      host,
+      `tell([lease("02:66:01:00:00:%02x" % n) or lease("02:66:01:00:00:%02x" % n) for n in range(7)])`,
+    )
+    assert.equal(got.filter((address) => address !== null).length, 7, `${got}`)
+    const leases = await routed.leases()
+    assert.equal(leases.filter(({ port }) => port === 'runner').length, 4)
+    const shown = await routed.weft.json<{ leases: Record<string, number> }>('port show lan runner')
+    assert.deepEqual({ ...shown.leases, refused: 0 }, { limit: 4, ip4: 4, ip6: 0, gaveWay: 3, refused: 0 })
+  })
+
   it('nobody can release or decline what is not his', async () => {
     const [{ address }] = (await routed.leases()).filter(({ port }) => port === 'good')
     await speak(

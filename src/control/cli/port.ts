@@ -23,6 +23,7 @@ export function addPortCommands(weft: Command): void {
     .option('--mac <address>', 'address of the host behind the port')
     .option('--mtu <bytes>', 'bytes of an IP packet', integer)
     .option('--mac-limit <n>', 'addresses that may be learned', integer)
+    .option('--lease-limit <n>', 'leases of the hosts behind it', integer)
     .option('--isolated', 'exchange frames only with ports that are not isolated')
     .option('--address <ip>', 'address that the host may use beside its leases; again for another', several)
     .option('--allow <what>', 'spoofing, dhcp-server or router; again for another', several)
@@ -54,6 +55,7 @@ export function addPortCommands(weft: Command): void {
     .option('--mac <address|none>', 'address of the host behind the port')
     .option('--mtu <bytes|none>', 'bytes of an IP packet', integerOrNone)
     .option('--mac-limit <n|none>', 'addresses that may be learned', integerOrNone)
+    .option('--lease-limit <n|none>', 'leases of the hosts behind it', integerOrNone)
     .option('--isolated', 'exchange frames only with ports that are not isolated')
     .option('--no-isolated', 'exchange frames with all')
     .option('--address <ip|none>', 'addresses that the host may use beside its leases, all of them', several)
@@ -149,6 +151,7 @@ function portList(one: PortStatus): string {
     ['vlan', vlan(one)],
     ['mac', one.mac ?? 'learned'],
     ['mac limit', String(one.macLimit)],
+    ['leases', leases(one)],
     ['mtu', String(one.mtu)],
     ['link', one.link ? 'up' : 'down'],
     ['isolated', one.isolated ? 'yes' : 'no'],
@@ -160,6 +163,13 @@ function portList(one: PortStatus): string {
     ['drops', drops.map(([reason, count]) => `${reason} ${count}`).join(', ') || '-'],
     ['in software', `${one.software.segmented} segmented, ${one.software.checksums} checksums`],
   ])
+}
+
+function leases({ leases: of, leaseLimit }: PortStatus): string {
+  if (of === null) return leaseLimit === null ? '-' : `at most ${leaseLimit}`
+  const held = `${of.ip4} of ${of.limit}${of.ip6 === 0 ? '' : `, IPv6 ${of.ip6} of ${of.limit}`}`
+  const gaveWay = of.gaveWay === 0 ? '' : `, ${of.gaveWay} gave way`
+  return `${held}${gaveWay}${of.refused === 0 ? '' : `, ${of.refused} refused`}`
 }
 
 /** A path is relative to the user's folder, not the daemon's; ADDRESS:PORT is none. */
