@@ -9,7 +9,9 @@
  *
  * Floods of small frames go through io_uring (uring.c), many a system call: a port that gave FLOOD_LEAST frames at
  * once, none of them large, is read in batches, straight into large slots, until a batch brings less. Runs of as many
- * plain small frames are written in batches; the header then stands in the slot's headroom, in front of the frame.
+ * plain small frames are written in batches; the header then stands in the slot's headroom, in front of the frame. A
+ * kernel whose TUN driver does not do without waiting (EOPNOTSUPP: Linux 6.1 is one) has neither read nor written then:
+ * the ring is given up and every frame goes by a call of its own, those of the refused batch first.
  *
  * The device is non-blocking. A write can fail when the interface is down (EIO): counted as a drop. A device that was
  * deleted gives EBADFD and ends the port.
@@ -73,12 +75,12 @@ static int32_t read_frame(struct engine *engine, struct port *port, int32_t smal
     return accept_frame(engine, packet, length, &header);
 }
 
-/* Reads a batch. Returns the number of packets; -1 if there is no ring or no slot. */
+/* Reads a batch. Returns the number of packets; -1 if there is no ring, none that reads TAPs, or no slot. */
 static int read_batch(struct engine *engine, struct port *port, int32_t *packets, int room) {
     struct uring *uring = uring_of(engine);
     int32_t slots[URING_BATCH], results[URING_BATCH] = {0};
     int wanted = room < port->expected ? room : port->expected, count = 0, asked = 0, error = 0;
-    bool large = false;
+    bool large = false, unsupported = false;
     if (!uring) return -1;
     for (; asked < wanted && asked < URING_BATCH; asked++) {
         slots[asked] = pool_take_large(engine);
@@ -87,10 +89,13 @@ static int read_batch(struct engine *engine, struct port *port, int32_t *packets
                       VNET_HEADER_BYTES + MAX_FRAME_BYTES);
     }
     if (asked == 0) return -1;
-    if (!uring_perform(uring, results)) engine->uring_refused = true;
+    bool performed = uring_perform(uring, results);
     for (int i = 0; i < asked; i++) {
         int32_t length = results[i] - VNET_HEADER_BYTES;
-        if (results[i] < 0) error = -results[i];
+        if (results[i] == -EOPNOTSUPP)
+            unsupported = true;
+        else if (results[i] < 0)
+            error = -results[i];
         if (length <= 0) continue;
         struct vnet_header header;
         memcpy(&header, slot_of(engine, slots[i]) - VNET_HEADER_BYTES, sizeof header);
@@ -101,13 +106,14 @@ static int read_batch(struct engine *engine, struct port *port, int32_t *packets
     }
     for (int i = asked - 1; i >= 0; i--) /* backwards: the pool's stack keeps its order */
         if (results[i] <= VNET_HEADER_BYTES) pool_give(engine, slots[i]);
+    if (!performed || unsupported) uring_give_up(engine);
     if (error == EAGAIN)
         port->ready = false;
     else if (error != 0 && error != EINTR)
         port_failed(engine, port, error);
     port->expected = count * 2 > URING_BATCH ? URING_BATCH : count * 2;
     port->flooded = count >= FLOOD_LEAST && !large && !engine->uring_refused;
-    return count;
+    return unsupported && count == 0 && !port->failed ? -1 : count;
 }
 
 static int tap_receive(struct engine *engine, struct port *port, int32_t *packets, int room) {
@@ -235,14 +241,17 @@ static bool write_batch(struct engine *engine, struct port *port, const struct o
         uring_prepare(uring, true, port, start, (uint32_t)(record->length + VNET_HEADER_BYTES));
     }
     if (!uring_perform(uring, results)) {
-        engine->uring_refused = true;
+        uring_give_up(engine);
         for (int i = 0; i < run; i++) count_drop(engine, port, DROP_TRANSMIT_ERROR);
         return true;
     }
     int packets = 0;
     int64_t bytes = 0;
     for (int i = 0; i < run; i++) {
-        if (results[i] < 0) {
+        if (results[i] == -EOPNOTSUPP) {
+            if (!engine->uring_refused) uring_give_up(engine);
+            write_packet(engine, port, &out[i]);
+        } else if (results[i] < 0) {
             count_refused(engine, port, -results[i]);
         } else {
             packets++;

@@ -15,7 +15,8 @@
  *
  * Every request carries RWF_NOWAIT: it completes while it is submitted, with -EAGAIN if it would have to wait, so a
  * batch is done when the call returns, in the order in which it was prepared. IORING_SETUP_SUBMIT_ALL (Linux 5.18)
- * keeps one failure from stopping those behind it.
+ * keeps one failure from stopping those behind it. A driver that cannot promise not to wait refuses every request
+ * (EOPNOTSUPP); TUN is such a one before Linux 6.4.
  */
 #include "uring.h"
 
@@ -119,6 +120,12 @@ void uring_close(struct uring *uring) {
     if (uring->rings) munmap(uring->rings, uring->rings_bytes);
     if (uring->fd >= 0) close(uring->fd);
     free(uring);
+}
+
+void uring_give_up(struct engine *engine) {
+    if (engine->uring) uring_close(engine->uring);
+    engine->uring = NULL;
+    engine->uring_refused = true;
 }
 
 void uring_forget(struct uring *uring, const struct port *port) {

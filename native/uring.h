@@ -14,6 +14,8 @@ struct uring;
 /* The engine's ring, opened at the first call; NULL where the kernel or a limit forbids it. */
 struct uring *uring_of(struct engine *engine);
 void uring_close(struct uring *uring);
+/* It is of no use here: closes it, and uring_of() answers NULL from now on. */
+void uring_give_up(struct engine *engine);
 
 /* One read or write of `length` bytes at `bytes`, which lie in the pool's slots, on the port's descriptor. */
 void uring_prepare(struct uring *uring, bool writes, const struct port *port, uint8_t *bytes, uint32_t length);
