@@ -82,7 +82,8 @@ class Talk {
     const kind = random(4)
     const host = site.guests[random(site.guests.length)]
     const source = ip(family === 4 ? host.ip4 : host.ip6)
-    const ends = { source, sourcePort: 20000 + serial, destinationPort: 80 + random(3) }
+    // atomic ones keep their identification (RFC 6864); that of others is each shard's own
+    const ends = { source, sourcePort: 20000 + serial, destinationPort: 80 + random(3), dontFragment: true }
     this.first = kind === 0 ? outbound(family, { ...ends, protocol: 17 }) : outbound(family, { ...ends, protocol: 6 })
     this.host = host
     this.site = site

@@ -43,6 +43,7 @@ export const DATAGRAM_PROTOCOL = 20 // of the transport, then too
 export const DATAGRAM_HELD = 21 // packets
 const OLDER = 22 // in the list of its port
 export const DATAGRAM_NEWER = 23
+export const DATAGRAM_OUTSIDE_ID = 24 // of IPv4, once the first fragment has come
 
 export const WAITING = 0
 export const OPEN = 1

@@ -17,8 +17,9 @@
  *   leaves small ones in the middle.
  * - The key is zone, port of ingress, family, source, destination, identification, and of IPv4 the protocol (RFC 791,
  *   RFC 8200 section 4.5). With the port in it, nobody spoils a datagram of another port.
- * - A fragment that has passed carries ports and protocol in its record, in the words of the checksum offload, which
- *   no fragment uses: `recall` reads them when the router meets it again after it had to wait for its next hop.
+ * - A fragment that has passed carries ports, protocol and the identification that it has outside in its record, in the
+ *   words of the checksum offload, which no fragment uses: `recall` reads them when the router meets it again after it
+ *   had to wait for its next hop.
  *
  * Capacity: that of `datagrams.ts`, where they and their ranges are; of held packets HELD_FRAGMENTS slots of the small
  * size in all (a large one counts as LARGE_COST) and HELD_MAX a datagram; for TIMEOUT_SECONDS. A port at its limit
@@ -38,6 +39,7 @@ import * as datagramTable from './datagrams.js'
 import { Datagrams } from './datagrams.js'
 import * as headers from './headers.js'
 import type { Headers } from './headers.js'
+import type { Identifications } from './identification.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
 const { DROP_FRAGMENT_LIMIT, DROP_FRAGMENT_OVERLAP, DROP_FRAGMENT_TIMEOUT, DROP_LINK_DOWN } = drops
@@ -50,6 +52,7 @@ const {
   DATAGRAM_COUNT,
   DATAGRAM_HELD,
   DATAGRAM_NEWER,
+  DATAGRAM_OUTSIDE_ID,
   DATAGRAM_PORTS,
   DATAGRAM_PROTOCOL,
   DATAGRAM_SHIFT,
@@ -76,11 +79,14 @@ export const FIRST_BYTES_6 = 1280 // the smallest MTU of IPv6
 /** What a large slot counts for: there are eight times as few. */
 const LARGE_COST = 8
 const HELD_SHIFT = 4
+/** In CHECKSUM_OFFSET: the protocol below, the identification from here on. */
+const ID_SHIFT = 8
 
 export class Fragments {
   private readonly pool: Pool
   private readonly header: Int32Array
   private readonly smallSlots: number
+  private readonly identifications: Identifications
   private readonly datagrams: Datagrams
   private readonly words: Int32Array // of the datagrams
   private readonly held = new Int32Array(DATAGRAMS << HELD_SHIFT) // packets of a datagram, by start
@@ -92,8 +98,9 @@ export class Fragments {
   private readyAt = 0
   private readyCount = 0
 
-  constructor(arena: Arena, pool: Pool, portRows: number) {
+  constructor(arena: Arena, pool: Pool, portRows: number, identifications: Identifications) {
     this.pool = pool
+    this.identifications = identifications
     this.header = arena.header
     this.smallSlots = arena.header[HEADER_SMALL_SLOTS]
     this.datagrams = new Datagrams(arena.header, portRows)
@@ -141,7 +148,7 @@ export class Fragments {
     }
     if (!isFirst && words[datagram + DATAGRAM_STATE] === WAITING) return this.hold(index, h, port, start, end)
     datagrams.insert(index, start, end, h.moreFragments)
-    return this.pass(index, h, isFirst)
+    return this.pass(index, h, zone, isFirst)
   }
 
   /**
@@ -170,7 +177,9 @@ export class Fragments {
     const ports = this.pool.records[record + CHECKSUM_START]
     h.sourcePort = ports >>> 16
     h.destinationPort = ports & 0xffff
-    h.protocol = this.pool.records[record + CHECKSUM_OFFSET]
+    const word = this.pool.records[record + CHECKSUM_OFFSET]
+    h.protocol = word & 0xff
+    h.outsideId = word >>> ID_SHIFT
   }
 
   /** Forgets what is too old, and drops what is held of it. Call it once a second. */
@@ -195,12 +204,14 @@ export class Fragments {
 
   // A fragment and its datagram.
 
-  private pass(index: number, h: Headers, isFirst: boolean): number {
+  private pass(index: number, h: Headers, zone: number, isFirst: boolean): number {
     const { words } = this
     const datagram = index << DATAGRAM_SHIFT
     if (isFirst) {
       words[datagram + DATAGRAM_PORTS] = (h.sourcePort << 16) | h.destinationPort
       words[datagram + DATAGRAM_PROTOCOL] = h.protocol
+      if (h.family === 4)
+        words[datagram + DATAGRAM_OUTSIDE_ID] = this.identifications.next(zone, h.destination0, h.protocol, 1)
       words[datagram + DATAGRAM_STATE] = OPEN
       this.setFree(index)
     }
@@ -248,8 +259,10 @@ export class Fragments {
 
   private stamp(packet: number, datagram: number): void {
     const record = packet << RECORD_SHIFT
-    this.pool.records[record + CHECKSUM_START] = this.words[datagram + DATAGRAM_PORTS]
-    this.pool.records[record + CHECKSUM_OFFSET] = this.words[datagram + DATAGRAM_PROTOCOL]
+    const { words } = this
+    this.pool.records[record + CHECKSUM_START] = words[datagram + DATAGRAM_PORTS]
+    this.pool.records[record + CHECKSUM_OFFSET] =
+      words[datagram + DATAGRAM_PROTOCOL] | (words[datagram + DATAGRAM_OUTSIDE_ID] << ID_SHIFT)
   }
 
   /**

@@ -89,6 +89,8 @@ export class Headers extends Flow {
   fragment = 0
   /** IPv4: 16 bits, IPv6: 32, 0 without a fragment header */
   fragmentId = 0
+  /** IPv4 fragments behind `fragments.ts`: the identification that they have where their source is translated */
+  outsideId = 0
   /** bytes of payload before this fragment's */
   fragmentOffset = 0
   moreFragments = false

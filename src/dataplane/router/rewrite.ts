@@ -2,7 +2,7 @@
  * Rewrite: changes addresses, ports, hop limit and MSS of a packet in place, and keeps every checksum right by the
  * difference (RFC 1624, RFC 3022 section 4.2). It changes what `Headers` say along with the bytes.
  *
- *   IPv4 header      by the difference of its words
+ *   IPv4 header      by the difference of its words; the identifications of both families: see `identification.ts`
  *   TCP UDP DCCP     addresses (by the pseudo-header) and ports count; so do UDP-Lite's, and ICMPv6's addresses
  *   UDP              0 says that there is none and stays; a result of 0 is written as 0xffff (RFC 768, 8200)
  *   ICMP, ICMPv6     the identifier of a query stands for both ports (RFC 5508)
@@ -98,6 +98,18 @@ export class Rewrite {
     if (place === NONE) return
     h.destinationPort = port
     if (h.icmp >= 0) h.sourcePort = port
+  }
+
+  /** Gives a packet another identification: an IPv4 packet, or an IPv6 one with a fragment header. */
+  renumber(h: Headers, id: number): void {
+    const { view } = this.pool
+    if (h.family === 4) {
+      view.setUint16(h.l3 + 4, id)
+      this.correctIpv4(h.l3, changed16(h.fragmentId, id))
+    } else {
+      view.setInt32(h.fragmentHeader + 4, id)
+    }
+    h.fragmentId = id
   }
 
   /**

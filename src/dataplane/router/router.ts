@@ -444,6 +444,7 @@ export class Router implements RoutesPackets, GivesUp {
     if (to === null) return
     const isSource = (status & (direction === 0 ? STATUS_SNAT : STATUS_DNAT)) !== 0
     const isDestination = (status & (direction === 0 ? STATUS_DNAT : STATUS_SNAT)) !== 0
+    if (isSource) this.renumber()
     if (isSource) rewrite.rewriteSource(h, to.source0, to.source1, to.source2, to.source3, to.sourcePort)
     if (isDestination)
       rewrite.rewriteDestination(
@@ -454,5 +455,21 @@ export class Router implements RoutesPackets, GivesUp {
         to.destination3,
         to.destinationPort,
       )
+  }
+
+  /** Another identification for a packet that is a fragment or may become one, and whose source is to be translated. */
+  private renumber(): void {
+    const { headers: h, identifications, packet, pool, rewrite, zone } = this.state
+    if (h.family === 6) {
+      if (h.fragmentHeader !== 0) rewrite.renumber(h, identifications.changed(h, h.fragmentId))
+      return
+    }
+    if (h.fragment !== FRAGMENT_NONE) return rewrite.renumber(h, h.outsideId)
+    if (h.dontFragment) return
+    const record = packet << RECORD_SHIFT
+    const segment = pool.records[record + SEGMENT_BYTES]
+    const headers = pool.records[record + HEADER_LENGTH]
+    const count = segment === 0 ? 1 : Math.ceil((h.end - pool.records[record + OFFSET] - headers) / segment)
+    rewrite.renumber(h, identifications.next(zone.zone, h.destination0, h.protocol, count))
   }
 }

@@ -15,6 +15,7 @@ import { Fragments } from './fragments.js'
 import type { Gateway } from './gateway.js'
 import { Headers } from './headers.js'
 import { IcmpErrors } from './icmp-error.js'
+import { Identifications } from './identification.js'
 import { Mappings } from './mappings.js'
 import type { Neighbors } from './neighbors.js'
 import { Rewrite } from './rewrite.js'
@@ -32,6 +33,7 @@ export class RouterState {
   readonly conntrack: Conntrack
   readonly mappings: Mappings
   readonly fragments: Fragments
+  readonly identifications: Identifications
   readonly errors: IcmpErrors
   readonly rewrite: Rewrite
   /** by zone */
@@ -60,7 +62,8 @@ export class RouterState {
     this.conntrack = new Conntrack(arena, pool, this.connections)
     this.mappings = new Mappings(arena, ports.size, this.connections)
     this.connections.mappings = this.mappings
-    this.fragments = new Fragments(arena, pool, ports.size)
+    this.identifications = new Identifications(arena.header)
+    this.fragments = new Fragments(arena, pool, ports.size, this.identifications)
     this.errors = new IcmpErrors(arena, pool)
     this.rewrite = new Rewrite(pool)
     this.zone = new Zone(null, 0)

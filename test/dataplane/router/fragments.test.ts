@@ -22,6 +22,7 @@ import {
   RECORD_SHIFT,
 } from '../../../src/dataplane/layout.js'
 import { DATAGRAMS, PORT_DATAGRAMS, RANGES } from '../../../src/dataplane/router/datagrams.js'
+import { Identifications } from '../../../src/dataplane/router/identification.js'
 import {
   FRAGMENT_GOES_ON,
   FRAGMENT_HELD,
@@ -116,7 +117,7 @@ class Bench {
     this.pool = new Pool(this.arena)
     this.pool.reset()
     this.startFree = this.pool.free()
-    this.fragments = new Fragments(this.arena, this.pool, PORTS)
+    this.fragments = new Fragments(this.arena, this.pool, PORTS, new Identifications(this.arena.header))
   }
 
   /** One fragment through the table, and what it sets free. Returns the verdict on it. */

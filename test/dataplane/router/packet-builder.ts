@@ -92,6 +92,9 @@ export interface Packet extends Transport {
   isUnfinished?: boolean
 }
 
+/** In place of an identification: whatever the router has chosen. `assertFrame` takes it from the frame. */
+export const ANY_ID = -1
+
 const half = (value: number): number[] => [(value >>> 8) & 255, value & 255]
 const full = (value: number): number[] => [...half(value >>> 16), ...half(value & 0xffff)]
 

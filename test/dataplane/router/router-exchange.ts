@@ -4,7 +4,7 @@
  */
 import type { CompiledForward } from '../../../src/dataplane/router/router-table.js'
 import type { SentFrame } from '../../../src/ports/memory.js'
-import { type Packet, build } from './packet-builder.js'
+import { ANY_ID, type Packet, build } from './packet-builder.js'
 import { A, type Host, SERVER4, SERVER6, assertSent, ip } from './router-rig.js'
 
 export const SYN = 2
@@ -34,10 +34,14 @@ export function outbound(family: Family, more: Partial<Packet> = {}, host: Host 
   }
 }
 
-/** What a packet is one hop further, with these changes. */
+/**
+ * What a packet is one hop further, with these changes. One with another source has another identification as well,
+ * unless nobody needs it (RFC 6864).
+ */
 export const hop = (packet: Packet, more: Partial<Packet> = {}): Packet => ({
   ...packet,
   hopLimit: (packet.hopLimit ?? 64) - 1,
+  ...(more.source !== undefined && packet.dontFragment !== true ? { id: ANY_ID } : {}),
   ...more,
 })
 
@@ -48,6 +52,7 @@ export const replyTo = (packet: Packet, more: Partial<Packet> = {}): Packet => (
   destination: packet.source,
   sourcePort: packet.destinationPort ?? 0,
   destinationPort: packet.sourcePort ?? 0,
+  ...(packet.id === ANY_ID ? { id: 1 } : {}),
   ...more,
 })
 

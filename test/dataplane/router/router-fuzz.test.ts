@@ -363,6 +363,7 @@ for (const seed of [1, 2, 3, 4, 5, 6])
         protocol: 17,
         sourcePort: 40000,
         destinationPort: 40000,
+        dontFragment: true,
       }
       const [sent, ...more] = weft.from(site, guest, packet)
       assert.deepEqual(more, [])

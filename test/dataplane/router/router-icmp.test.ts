@@ -25,7 +25,7 @@ import {
   toGuest,
   toIsp,
 } from './router-exchange.js'
-import { A, assertFrame, ip, routing, uplinkOf } from './router-rig.js'
+import { A, assertFrame, idOf, ip, routing, uplinkOf } from './router-rig.js'
 
 // ---- ICMP errors ----
 
@@ -52,7 +52,7 @@ for (const family of FAMILIES) {
       const place = packet.identifier === undefined ? l4 : l4 + 4
       const number = (sent.bytes[place] << 8) | sent.bytes[place + 1]
       const translated = packet.identifier === undefined ? { sourcePort: number } : { identifier: number }
-      const seen = hop(packet, { source: ip(outside(family)), ...translated })
+      const seen = hop(packet, { source: ip(outside(family)), ...translated, id: 1 })
       const host = error(server(family), outside(family), unreachable, portCode, { ...seen, hopLimit: 1 })
       const inside = { ...packet, hopLimit: 1 }
       const expected = error(server(family), addressOf(G1, family), unreachable, portCode, inside)
@@ -170,13 +170,15 @@ routing(
     const sent = weft.from(A, G1, packet)
     assert.equal(sent.length, 2)
     const seen = hop(packet, { source: ip(A.outside4) })
+    const id = idOf(sent[0].bytes)
+    assert.notEqual(id, 55)
     assertFrame(sent[0], A.isp.port, A.isp.mac, A.uplinkMac, {
       ...seen,
-      fragment: { id: 55, from: 0, to: 1280, more: true },
+      fragment: { id, from: 0, to: 1280, more: true },
     })
     assertFrame(sent[1], A.isp.port, A.isp.mac, A.uplinkMac, {
       ...seen,
-      fragment: { id: 55, from: 1280, to: 1480, more: false },
+      fragment: { id, from: 1280, to: 1480, more: false },
     })
     assert.deepEqual(weft.drops(), {})
   },

@@ -9,9 +9,11 @@ import {
   CHECKSUM_START,
   EGRESS_CHECKSUM,
   HEADER_CONNECTIONS_USED,
+  HEADER_LENGTH,
   HEADER_ROUTED_PACKETS,
   OFFLOAD,
   OFFLOAD_CHECKSUM,
+  SEGMENT_BYTES,
 } from '../../../src/dataplane/layout.js'
 import { DROP, PATH_IN } from '../../../src/dataplane/router/firewall.js'
 import { FILTER_ADDRESS, FILTER_ADDRESS_AND_PORT, FILTER_NONE } from '../../../src/dataplane/router/router-table.js'
@@ -42,6 +44,7 @@ import {
   assertFrame,
   framed,
   type Host,
+  idOf,
   ip,
   routerOf,
   routing,
@@ -178,7 +181,48 @@ routing('padding behind the packet is carried along and harms nothing', (weft) =
   const packet = outbound(4)
   const padded = Uint8Array.from([...build(packet), 0xee, 0xee, 0xee])
   const [sent] = weft.from(A, G1, padded)
-  assert.deepEqual(sent.bytes.subarray(14, 14 + padded.length - 3), build(hop(packet, { source: ip(A.outside4) })))
+  const seen = build(hop(packet, { source: ip(A.outside4), id: idOf(sent.bytes) }))
+  assert.deepEqual(sent.bytes.subarray(14, 14 + padded.length - 3), seen)
+})
+
+routing('packets that may be cut have numbers of their own behind the router, atomic ones keep theirs', (weft) => {
+  const sendAll = (more: Partial<Packet>, fields: [number, number][] = []): number[] =>
+    [G1, G2, G1, G2].map((guest) => idOf(weft.from(A, guest, outbound(4, { id: 7, ...more }, guest), fields)[0].bytes))
+  for (let round = 0; round < 3; round++) {
+    const [first, ...others] = sendAll({})
+    assert.deepEqual(
+      others,
+      [1, 2, 3].map((i) => (first + i) & 0xffff),
+    )
+    const [other] = sendAll({ destination: ip('192.0.2.99') })
+    assert.notEqual(other, others[2] + 1, 'another far end, other numbers')
+    assert.deepEqual(sendAll({ dontFragment: true }), [7, 7, 7, 7])
+  }
+  // the second half of a forward's conversation: the guest's answers
+  const back = replyTo(outbound(4, { source: ip(A.outside4) }))
+  weft.from(A, A.isp, back)
+  assert.equal(idOf(weft.from(A, A.isp, { ...back, id: 7 })[0].bytes), 7, 'to a guest nothing is changed')
+})
+
+routing('a frame for segmentation takes as many numbers as it becomes datagrams', (weft) => {
+  const send = (bytes: number, fields: [number, number][] = []): number => {
+    const packet = outbound(4, { payload: new Uint8Array(bytes), isUnfinished: fields.length > 0 })
+    return idOf(weft.from(A, G1, packet, fields)[0].bytes)
+  }
+  const offload: [number, number][] = [
+    [OFFLOAD, OFFLOAD_CHECKSUM],
+    [CHECKSUM_START, 34],
+    [CHECKSUM_OFFSET, 6],
+    [SEGMENT_BYTES, 1000],
+    [HEADER_LENGTH, 42],
+  ]
+  for (let round = 0; round < 3; round++) {
+    const first = send(10)
+    assert.equal(send(4100, offload), (first + 1) & 0xffff)
+    assert.equal(send(10), (first + 6) & 0xffff)
+    const answer = replyTo(outbound(4, { source: ip(A.outside4) }))
+    weft.from(A, A.isp, answer)
+  }
 })
 
 // ---- one outside port for several guests ----

@@ -46,7 +46,7 @@ import {
 import { MESSAGE_SERVICE, RING_ID, RING_KIND, RING_LENGTH, RING_PORT } from '../../../src/dataplane/ring.js'
 import type { SentFrame } from '../../../src/ports/memory.js'
 import { GEOMETRY, Switch, plain } from '../rig.js'
-import { type Packet, build, hex } from './packet-builder.js'
+import { ANY_ID, type Packet, build, hex } from './packet-builder.js'
 
 /** An IPv4 address as one word, an IPv6 address as four. */
 export function ip(text: string): number[] {
@@ -426,5 +426,18 @@ export function assertFrame(sent: SentFrame, port: number, to: string, from: str
   assert.equal(sent.port, port, 'the port')
   assert.equal(hex(sent.bytes.subarray(0, 6)), to.replaceAll(':', ''), 'the destination MAC')
   assert.equal(hex(sent.bytes.subarray(6, 12)), from.replaceAll(':', ''), 'the source MAC')
-  assert.equal(hex(sent.bytes.subarray(14)), hex(build(packet)), 'the packet')
+  assert.equal(hex(sent.bytes.subarray(14)), hex(build(numbered(packet, sent.bytes))), 'the packet')
+}
+
+/** The identification of a frame's packet: of IPv6, whose fragment header comes first. */
+export function idOf(frame: Uint8Array): number {
+  const view = new DataView(frame.buffer, frame.byteOffset)
+  return frame[14] >> 4 === 4 ? view.getUint16(18) : view.getUint32(58)
+}
+
+/** A packet with the identification that a frame has, if it may be any. */
+export function numbered(packet: Packet, frame: Uint8Array): Packet {
+  const { fragment } = packet
+  if (fragment?.id === ANY_ID) return { ...packet, fragment: { ...fragment, id: idOf(frame) } }
+  return packet.family === 4 && packet.id === ANY_ID && !fragment ? { ...packet, id: idOf(frame) } : packet
 }

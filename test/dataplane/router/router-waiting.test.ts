@@ -11,6 +11,7 @@ import type { Packet } from './packet-builder.js'
 import {
   FAMILIES,
   G1,
+  G2,
   G3,
   addressOf,
   errorAbout,
@@ -31,6 +32,7 @@ import {
   assertFrame,
   assertSent,
   framed,
+  idOf,
   ip,
   routerOf,
   routesOf,
@@ -167,7 +169,7 @@ for (const family of FAMILIES) {
       { from: 0, to: 1280, more: true },
       { from: 1280, to: 2560, more: true },
       { from: 2560, to: 3008, more: false },
-    ].map((part) => ({ ...packet, fragment: { id: 0x4321, ...part } }))
+    ].map((part) => ({ ...packet, fragment: { id: packet.id ?? 0x4321, ...part } }))
 
   for (const [name, order] of [
     ['first to last', [0, 1, 2]],
@@ -185,6 +187,8 @@ for (const family of FAMILIES) {
       assert.equal(sent.length, 3)
       const whole = inOrder.map((i) => pieces(seen)[i])
       for (const [i, part] of whole.entries()) assertFrame(sent[i], A.isp.port, A.isp.mac, A.uplinkMac, part)
+      assert.equal(new Set(sent.map(({ bytes }) => idOf(bytes))).size, 1)
+      assert.notEqual(idOf(sent[0].bytes), 0x4321)
       const reply = replyTo(seen, { hopLimit: 60 })
       const back = order.flatMap((i) => weft.from(A, A.isp, pieces(reply)[i]))
       assert.equal(back.length, 3)
@@ -193,6 +197,22 @@ for (const family of FAMILIES) {
       assert.deepEqual(weft.drops(), {})
       weft.wait(20)
     })
+
+  routing(`guests behind one address do not meet by their identifications, IPv${family}`, (weft) => {
+    const ids: number[] = []
+    for (let round = 0; round < 20; round++)
+      for (const guest of A.guests) {
+        const parts = pieces(large({ source: ip(addressOf(guest, family)) }))
+        const sent = parts.map((part) => weft.from(A, guest, { ...part, fragment: { ...part.fragment!, id: round } }))
+        const own = new Set(sent.map(([{ bytes }]) => idOf(bytes)))
+        assert.equal(own.size, 1, 'one datagram')
+        ids.push(...own)
+      }
+    assert.equal(new Set(ids).size, 80)
+    // between guests nothing is changed
+    const packet = large({ destination: ip(addressOf(G2, family)) })
+    for (const part of pieces(packet)) assertSent(weft.from(A, G1, part), G2.port, G2.mac, A.gatewayMac, hop(part))
+  })
 
   routing(`fragments of a forward, IPv${family}`, (weft) => {
     weft.loop.pipeline.configureRouter(A.lan, routerOf(A, { forwards: [forwardTo(family, { protocol: 17 })] }))

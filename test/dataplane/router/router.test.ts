@@ -71,10 +71,8 @@ test('isolated ports do not meet by way of the router', () => {
     // the second and third would be taken by the short way
     for (let i = 0; i < 3; i++) assert.deepEqual(weft.from(A, G1, packet), [], `IPv${family}`)
     assert.deepEqual(weft.from(A, G2, replyTo(packet)), [])
-    toIsp(weft.from(A, G1, outbound(4, { sourcePort: 50000 + family })), {
-      ...hop(outbound(4, { sourcePort: 50000 + family })),
-      source: ip(A.outside4),
-    })
+    const other = outbound(4, { sourcePort: 50000 + family })
+    toIsp(weft.from(A, G1, other), hop(other, { source: ip(A.outside4) }))
   }
   assert.deepEqual(weft.reasons(), { isolated: 8 })
   weft.checkPool()
