@@ -6,15 +6,20 @@
  * counts are of this process; the links are in the entries.
  *
  * Who gives way: of an owner, its oldest entry of WORTH_UNPROVEN, whatever the timeout, else its oldest of
- * WORTH_ENDING; never one of WORTH_KEPT. Of several owners, the one that has most of such entries. So a flood evicts
- * its own, and who has many established connections loses none.
+ * WORTH_ENDING: these are its loose ones. Of several owners, the one that has most of such entries, the asking one
+ * itself if none has more. So a flood evicts its own, and who has many established connections loses none to it.
  *
- * The owner with most of them in the whole table stands in a `Ranking`. That of a zone is looked for by a walk over the
- * ports, and kept until it has lost FULLEST_SLACK of them: a flood pays for the walk once in so many packets.
+ * Where nobody has loose ones, the least lately seen of WORTH_KEPT goes, from who has too much: of the zone that has
+ * most entries, if it has more than the asking one, and there of the owner that has most, if it has more than the
+ * asking owner. So no few ports hold the whole table against others, nor a zone's limit. Nobody loses such to himself.
+ *
+ * The owner with most loose ones in the whole table stands in a `Ranking`. That of a zone, and who has most of all, are
+ * looked for by walks, see `Fullest`.
  */
 import * as portTable from '../port-table.js'
 import { Ranking } from '../ranking.js'
 import * as entryLayout from './connection-entry.js'
+import { Fullest } from './fullest.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
 const {
@@ -38,7 +43,7 @@ const CLASSES = TIMEOUTS.length
 /** Bits of an owner's lists by worth. */
 const UNPROVEN = (1 << CLASSES) - 1
 const ENDING = UNPROVEN << CLASSES
-const FULLEST_SLACK = 32
+const KEPT = ENDING << CLASSES
 
 export class ConnectionLists {
   readonly portRows: number
@@ -52,8 +57,9 @@ export class ConnectionLists {
   private readonly newest: Int32Array
   private readonly loose: Ranking // entries that may give way, by owner
   private readonly ownerZone: Int32Array // where the owner began its last connection
-  private readonly fullest = new Int32Array(NETWORKS_MAX).fill(-1) // owner, by zone
-  private readonly fullestHeld = new Int32Array(NETWORKS_MAX) // what it had when it was found
+  private readonly loosest = new Fullest(NETWORKS_MAX) // owner, by zone
+  private readonly fullest = new Fullest(NETWORKS_MAX)
+  private readonly fullestZone = new Fullest(1)
   private order = 0
 
   /** @param words of the table of connections */
@@ -73,9 +79,9 @@ export class ConnectionLists {
     const at = entry * CONN_WORDS
     const owner = this.words[at + CONN_OWNER]
     const zone = this.words[at + CONN_ZONES] & 0xfff
-    this.held[owner]++
-    this.zoneHeld[zone]++
     this.ownerZone[owner] = zone
+    this.fullest.note(zone, owner, ++this.held[owner])
+    this.fullestZone.note(0, zone, ++this.zoneHeld[zone])
     this.put(entry)
   }
 
@@ -116,25 +122,56 @@ export class ConnectionLists {
     return unproven >= 0 ? unproven : this.oldestOf(owner, listed & ENDING)
   }
 
-  /** The entry that gives way first in the whole table; -1: none may. */
-  least(): number {
-    return this.leastOf(this.loose.first())
+  /** The entry of the whole table that gives way to an owner's in a zone; -1: none may. */
+  least(zone: number, asking: number): number {
+    const { counts } = this.loose
+    const loosest = this.loose.first()
+    if (counts[loosest] > 0) return this.leastOf(counts[asking] >= counts[loosest] ? asking : loosest)
+    const fullest = this.findFullestZone()
+    if (fullest === zone || this.zoneHeld[fullest] <= this.zoneHeld[zone] + 1) return this.keptIn(zone, asking)
+    const owner = this.most(this.held, this.fullest, fullest)
+    return owner < 0 ? -1 : this.keptOf(owner)
   }
 
-  /** The entry that gives way first of those that the owners of a zone have; -1: none may. */
-  leastIn(zone: number): number {
-    const counts = this.loose.counts
-    let owner = this.fullest[zone]
-    const isKnown = owner >= 0 && this.ownerZone[owner] === zone && counts[owner] > 0
-    if (!isKnown || counts[owner] <= this.fullestHeld[zone] - FULLEST_SLACK) {
-      owner = -1
-      for (let port = 0; port < this.portRows; port++)
-        if (this.ownerZone[port] === zone && (owner < 0 || counts[port] > counts[owner])) owner = port
-      if (owner < 0) return -1
-      this.fullest[zone] = owner
-      this.fullestHeld[zone] = counts[owner]
-    }
-    return this.leastOf(owner)
+  /** The same of those that the owners of a zone have. */
+  leastIn(zone: number, asking: number): number {
+    const { counts } = this.loose
+    const loosest = this.most(counts, this.loosest, zone)
+    if (loosest < 0) return this.keptIn(zone, asking)
+    const isOwn = this.ownerZone[asking] === zone && counts[asking] >= counts[loosest]
+    return this.leastOf(isOwn ? asking : loosest)
+  }
+
+  /** The established entry that gives way in a zone; -1: nobody has more than who asks. */
+  private keptIn(zone: number, asking: number): number {
+    const owner = this.most(this.held, this.fullest, zone)
+    return owner >= 0 && this.held[owner] > this.held[asking] + 1 ? this.keptOf(owner) : -1
+  }
+
+  private keptOf(owner: number): number {
+    return this.oldestOf(owner, this.listed[owner] & KEPT)
+  }
+
+  /** The owner of a zone that has most by a count; -1: none has any. */
+  private most(counts: Int32Array, fullest: Fullest, zone: number): number {
+    const known = fullest.known(zone, counts)
+    if (known >= 0 && this.ownerZone[known] === zone) return known
+    let found = -1
+    for (let owner = 0; owner < this.portRows; owner++)
+      if (this.ownerZone[owner] === zone && counts[owner] > 0 && (found < 0 || counts[owner] > counts[found]))
+        found = owner
+    fullest.set(zone, found, found < 0 ? 0 : counts[found])
+    return found
+  }
+
+  private findFullestZone(): number {
+    const { fullestZone, zoneHeld } = this
+    const known = fullestZone.known(0, zoneHeld)
+    if (known >= 0) return known
+    let found = 0
+    for (let zone = 1; zone < NETWORKS_MAX; zone++) if (zoneHeld[zone] > zoneHeld[found]) found = zone
+    fullestZone.set(0, found, zoneHeld[found])
+    return found
   }
 
   /** The one among the heads of some lists that was put there first. */
@@ -158,7 +195,9 @@ export class ConnectionLists {
     this.words[at + CONN_ORDER] = this.order
     this.link(entry, listOf(owner, status))
     this.listed[owner] |= 1 << numberOf(status)
-    if (((status >> WORTH_SHIFT) & 3) !== WORTH_KEPT) this.loose.add(owner, 1)
+    if (((status >> WORTH_SHIFT) & 3) === WORTH_KEPT) return
+    this.loose.add(owner, 1)
+    this.loosest.note(this.words[at + CONN_ZONES] & 0xfff, owner, this.loose.counts[owner])
   }
 
   private take(entry: number): void {

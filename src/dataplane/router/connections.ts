@@ -13,8 +13,8 @@
  *
  * Capacity: the section of the arena, every entry of it. Limits: so many entries a zone, and so many a port, whatever
  * zone they are of. At the port's limit an entry of its own gives way, at the zone's one of the port of the zone that
- * has most of little worth, and when the table is full one of that port of all: `connection-lists.ts` says which.
- * Established connections never do. Where none may, the new connection is refused and counted.
+ * has most of little worth, and when the table is full one of that port of all: `connection-lists.ts` says which, and
+ * when established ones must go. Where none may, the new connection is refused and counted.
  *
  * A new shard process takes the table over: an entry counts as soon as STATUS_LIVE is set, which is written last, and
  * until it is cleared, which is written first. Everything else (index, lists, free entries, counts) is made anew from
@@ -217,7 +217,8 @@ export class Connections {
    */
   takeIn(record: Int32Array, at: number, now: number): number {
     const { words, header } = this
-    if (this.freeCount === 0 && this.end >= this.capacity && !this.evict(this.lists.least())) {
+    const isFull = this.freeCount === 0 && this.end >= this.capacity
+    if (isFull && !this.evict(this.lists.least(record[at + CONN_ZONES] & 0xfff, record[at + CONN_OWNER]))) {
       header[HEADER_CONNECTIONS_REFUSED]++
       return -1
     }
@@ -381,8 +382,8 @@ export class Connections {
     for (let i = 0; i < 2 && lists.held[owner] >= this.portLimit[zone]; i++)
       if (!this.evict(lists.leastOf(owner)) && i === 0) return false
     for (let i = 0; i < 2 && lists.zoneHeld[zone] >= this.zoneLimit[zone]; i++)
-      if (!this.evict(lists.leastIn(zone)) && i === 0) return false
-    return this.freeCount > 0 || this.end < this.capacity || this.evict(lists.least())
+      if (!this.evict(lists.leastIn(zone, owner)) && i === 0) return false
+    return this.freeCount > 0 || this.end < this.capacity || this.evict(lists.least(zone, owner))
   }
 
   /** Makes a connection give way; -1: none. Returns whether there was one. */

@@ -17,8 +17,9 @@
  * is IPv6's packet-too-big, which groups may cause. A reset is answered by nothing, and so are fragments of TCP.
  *
  * Limits: 100 a second and zone, 10 a second and destination (RFC 4443 2.4 f, RFC 1812 4.3.2.8), each a bucket that is
- * full again with each second of the clock. Destinations share 1024 buckets by a hash without a secret: who finds two
- * that collide takes errors from a host, and nothing else. What is over a limit is counted, and not sent.
+ * full again with each second of the clock; but what came by a port of the switch is answered 10 times a second
+ * whatever other ports have spent of their zone's. Destinations share 1024 buckets by a keyed hash. What is over a
+ * limit is counted, and not sent.
  */
 import type { Pool } from '../burst.js'
 import * as drops from '../drops.js'
@@ -26,12 +27,14 @@ import * as layout from '../layout.js'
 import type { Arena } from '../layout.js'
 import * as addressKinds from './address-kinds.js'
 import { checksum, pseudoHeader4, pseudoHeader6 } from './checksum.js'
+import { KeyedHash } from './hash-index.js'
 import * as headers from './headers.js'
 import type { Headers } from './headers.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
 const { DROP_BAD_TRANSPORT, DROP_INVALID } = drops
-const { ETHERTYPE, HEADER_ICMP_LIMITED, HEADER_ICMP_SENT, HEADER_LENGTH, MAC_HIGH, OFFSET, RECORD_SHIFT } = layout
+const { ETHERTYPE, HEADER_ICMP_LIMITED, HEADER_ICMP_SENT, HEADER_LENGTH, INGRESS, MAC_HIGH, OFFSET, RECORD_SHIFT } =
+  layout
 const { FRAGMENT_LATER, FRAGMENT_NONE, PROTOCOL_ICMP, PROTOCOL_ICMP6, PROTOCOL_TCP } = headers
 const { isIcmpError } = headers
 const { isGroup4, isGroup6, isMartianSource4, isMartianSource6 } = addressKinds
@@ -47,8 +50,10 @@ const CODES_IPV6 = Int32Array.of(0, 3, 4, 1)
 
 export const ZONE_PER_SECOND = 100
 export const DESTINATION_PER_SECOND = 10
+export const PORT_PER_SECOND = 10
 const ZONES = 512
 const DESTINATIONS = 1024
+const PURPOSE = 7
 
 const ETHERNET_BYTES = 14
 const TYPE_IPV4 = 0x0800
@@ -81,14 +86,17 @@ const TCP_ACK = 0x10
 export class IcmpErrors {
   private readonly pool: Pool
   private readonly header: Int32Array
-  private readonly zoneSpent = new Int32Array(ZONES) // in the second `zoneSecond`
-  private readonly zoneSecond = new Int32Array(ZONES).fill(-1)
+  private readonly keyed: KeyedHash
+  private readonly zoneSpent = new Int32Array(ZONES) // in the second `second`, as those below
   private readonly destinationSpent = new Int32Array(DESTINATIONS)
-  private readonly destinationSecond = new Int32Array(DESTINATIONS).fill(-1)
+  private readonly portSpent: Int32Array // by the port that it came by
+  private second = -1
 
-  constructor(arena: Arena, pool: Pool) {
+  constructor(arena: Arena, pool: Pool, portRows: number) {
     this.pool = pool
     this.header = arena.header
+    this.keyed = new KeyedHash(arena.header, PURPOSE)
+    this.portSpent = new Int32Array(portRows)
   }
 
   /**
@@ -255,24 +263,23 @@ export class IcmpErrors {
     return packet
   }
 
-  /** Takes one from the buckets of the zone and of the host that is answered; false if either is empty. */
+  /** Takes one from the buckets of zone, port and the host that is answered; false if there is none. */
   private spend(h: Headers, zone: number, now: number): boolean {
-    const { zoneSpent, zoneSecond, destinationSpent, destinationSecond } = this
-    let hash = Math.imul(h.source0, 0x2c1b3c6d) ^ Math.imul(h.source1 ^ zone, 0x297a2d39)
-    hash ^= Math.imul(h.source2, 0x1b56c4e9) ^ Math.imul(h.source3, 0x3d4d51cb)
-    hash = Math.imul(hash ^ (hash >>> 15), 0x27d4eb2f)
-    const bucket = (hash ^ (hash >>> 13)) & (DESTINATIONS - 1)
-    if (zoneSecond[zone] !== now) {
-      zoneSecond[zone] = now
-      zoneSpent[zone] = 0
+    const { destinationSpent, portSpent, zoneSpent } = this
+    if (this.second !== now) {
+      this.second = now
+      zoneSpent.fill(0)
+      destinationSpent.fill(0)
+      portSpent.fill(0)
     }
-    if (destinationSecond[bucket] !== now) {
-      destinationSecond[bucket] = now
-      destinationSpent[bucket] = 0
-    }
-    if (zoneSpent[zone] >= ZONE_PER_SECOND || destinationSpent[bucket] >= DESTINATION_PER_SECOND) return false
+    const port = this.pool.records[(h.packet << RECORD_SHIFT) + INGRESS]
+    const hash = this.keyed.mix(h.source0, h.source1 ^ zone, h.source2, h.source3)
+    const bucket = hash & (DESTINATIONS - 1)
+    if (destinationSpent[bucket] >= DESTINATION_PER_SECOND) return false
+    if (zoneSpent[zone] >= ZONE_PER_SECOND && portSpent[port] >= PORT_PER_SECOND) return false
     zoneSpent[zone]++
     destinationSpent[bucket]++
+    portSpent[port]++
     return true
   }
 

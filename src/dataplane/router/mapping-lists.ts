@@ -13,12 +13,13 @@
  * whoever has none gets his share, and who holds many loses them to those who have few, never to himself.
  *
  * Who has most loose ones in the table stands in a `Ranking`; in a zone, and who has most of all, is looked for by a
- * walk over the ports, and kept until a 64th of them has gone: a flood pays for the walk once in so many packets.
+ * walk over the ports, see `Fullest`.
  *
  * Capacity: that of the table. The lists are memory of the shard process; one that takes over makes them anew.
  */
 import * as portTable from '../port-table.js'
 import { Ranking } from '../ranking.js'
+import { Fullest } from './fullest.js'
 import * as headers from './headers.js'
 
 // a module's own constants are folded into the machine code, imported ones are not: see layout.ts
@@ -35,7 +36,6 @@ const WORTH_BITS = 2
 /** Rows of an owner: bits 0 and 1 the kind of protocol, bit 2 IPv6. */
 const ROW_BITS = 3
 const ROWS = 1 << ROW_BITS
-const SLACK_SHIFT = 6
 
 /** Which of its owner's rows a mapping stands in. */
 export function rowKind(family: number, protocol: number): number {
@@ -59,12 +59,9 @@ export class MappingLists {
   private readonly looseBy: Ranking // by owner
   private readonly rowZone: Int32Array // of the row's last mapping
   private readonly looseIn = new Int32Array(NETWORKS_MAX << ROW_BITS) // by scope: zone << ROW_BITS | kind
-  private readonly loosest = new Int32Array(NETWORKS_MAX << ROW_BITS) // row + 1; 0: none
-  private readonly loosestHad = new Int32Array(NETWORKS_MAX << ROW_BITS)
-  private readonly fullest = new Int32Array(NETWORKS_MAX << ROW_BITS)
-  private readonly fullestHad = new Int32Array(NETWORKS_MAX << ROW_BITS)
-  private fullestOwner = 0
-  private fullestOwnerHad = 0
+  private readonly loosest = new Fullest(NETWORKS_MAX << ROW_BITS) // row, by scope
+  private readonly fullest = new Fullest(NETWORKS_MAX << ROW_BITS)
+  private readonly fullestOwner = new Fullest(1)
   private readonly oldest: Int32Array // by row << WORTH_BITS | worth; -1: none
   private readonly newest: Int32Array
   private readonly older: Int32Array // by mapping
@@ -89,10 +86,8 @@ export class MappingLists {
     const held = ++this.held[row]
     const owner = row >> ROW_BITS
     this.rowZone[row] = zone
-    noteMost(this.fullest, this.fullestHad, scopeOf(row, zone), row, held)
-    if (++this.heldBy[owner] <= this.fullestOwnerHad) return
-    this.fullestOwner = owner
-    this.fullestOwnerHad = this.heldBy[owner]
+    this.fullest.note(scopeOf(row, zone), row, held)
+    this.fullestOwner.note(0, owner, ++this.heldBy[owner])
   }
 
   leave(row: number): void {
@@ -146,13 +141,13 @@ export class MappingLists {
   /** The loose one that gives way for one more of a row, of those that a zone has of its kind; -1: none. */
   looseFor(zone: number, asking: number): number {
     if (this.looseIn[scopeOf(asking, zone)] === 0) return -1
-    const row = this.most(this.loose, this.loosest, this.loosestHad, zone, asking)
+    const row = this.most(this.loose, this.loosest, zone, asking)
     return row < 0 ? -1 : this.leastOf(this.loose[asking] >= this.loose[row] ? asking : row)
   }
 
   /** The kept one that does, where there is no loose one; -1: none. */
   keptFor(zone: number, asking: number): number {
-    const row = this.most(this.held, this.fullest, this.fullestHad, zone, asking)
+    const row = this.most(this.held, this.fullest, zone, asking)
     return row >= 0 && this.held[row] > this.held[asking] + 1 ? this.head(row, KEPT) : -1
   }
 
@@ -164,7 +159,7 @@ export class MappingLists {
     if (counts[loosest] > 0)
       return this.leastOf(this.greatest(this.loose, counts[asker] >= counts[loosest] ? asker : loosest))
     const owner = this.findFullestOwner()
-    if (this.heldBy[owner] <= this.heldBy[asker] + 1) return -1
+    if (owner < 0 || this.heldBy[owner] <= this.heldBy[asker] + 1) return -1
     return this.head(this.greatest(this.held, owner), KEPT)
   }
 
@@ -173,7 +168,7 @@ export class MappingLists {
     this.loose[row] += change
     this.looseBy.add(row >> ROW_BITS, change)
     this.looseIn[scope] += change
-    noteMost(this.loosest, this.loosestHad, scope, row, this.loose[row])
+    this.loosest.note(scope, row, this.loose[row])
   }
 
   private unlink(mapping: number, list: number): void {
@@ -186,25 +181,26 @@ export class MappingLists {
   }
 
   /** The row of a zone, of the kind of another, that has most by a count; -1: none has any. */
-  private most(counts: Int32Array, kept: Int32Array, had: Int32Array, zone: number, like: number): number {
+  private most(counts: Int32Array, fullest: Fullest, zone: number, like: number): number {
     const scope = scopeOf(like, zone)
-    const known = kept[scope] - 1
-    if (known >= 0 && this.rowZone[known] === zone && isStill(counts[known], had[scope])) return known
+    const known = fullest.known(scope, counts)
+    if (known >= 0 && this.rowZone[known] === zone) return known
     let found = -1
     for (let row = like & (ROWS - 1); row < this.rows; row += ROWS)
       if (this.rowZone[row] === zone && counts[row] > 0 && (found < 0 || counts[row] > counts[found])) found = row
-    kept[scope] = found + 1
-    had[scope] = found < 0 ? 0 : counts[found]
+    fullest.set(scope, found, found < 0 ? 0 : counts[found])
     return found
   }
 
+  /** -1: nobody has any. */
   private findFullestOwner(): number {
-    const { heldBy } = this
-    if (isStill(heldBy[this.fullestOwner], this.fullestOwnerHad)) return this.fullestOwner
+    const { fullestOwner, heldBy } = this
+    const known = fullestOwner.known(0, heldBy)
+    if (known >= 0) return known
     let found = 0
     for (let owner = 1; owner < this.portRows; owner++) if (heldBy[owner] > heldBy[found]) found = owner
-    this.fullestOwner = found
-    this.fullestOwnerHad = heldBy[found]
+    if (heldBy[found] === 0) found = -1
+    fullestOwner.set(0, found, found < 0 ? 0 : heldBy[found])
     return found
   }
 
@@ -219,16 +215,4 @@ export class MappingLists {
 /** The place of a zone and of what a row is of. */
 function scopeOf(row: number, zone: number): number {
   return (zone << ROW_BITS) | (row & (ROWS - 1))
-}
-
-/** A row has more than any had before. */
-function noteMost(rows: Int32Array, had: Int32Array, scope: number, row: number, count: number): void {
-  if (count <= had[scope]) return
-  rows[scope] = row + 1
-  had[scope] = count
-}
-
-/** Whether who had most may still count as such. */
-function isStill(has: number, had: number): boolean {
-  return has > 0 && has >= had - (had >> SLACK_SHIFT)
 }

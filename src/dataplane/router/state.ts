@@ -64,7 +64,7 @@ export class RouterState {
     this.connections.mappings = this.mappings
     this.identifications = new Identifications(arena.header)
     this.fragments = new Fragments(arena, pool, ports.size, this.identifications)
-    this.errors = new IcmpErrors(arena, pool)
+    this.errors = new IcmpErrors(arena, pool, ports.size)
     this.rewrite = new Rewrite(pool)
     this.zone = new Zone(null, 0)
     this.judgesAll = new Int32Array(table.zones.length)

@@ -552,7 +552,44 @@ test('when the table is full the port with most of little worth pays, in whateve
   assert.equal(crowd.count(3, WORTH_KEPT), 20)
   assert.equal(crowd.arena.header[HEADER_CONNECTIONS_USED], CAPACITY)
   assert.equal(crowd.establish(4, 2, 136), 0)
-  assert.equal(crowd.make(6, 2, 1), 1, 'none is left that may give way')
+  assert.equal(crowd.make(4, 2, 1), 1, 'none is left that may give way to who has most himself')
+  assert.equal(crowd.count(5, WORTH_KEPT), 100)
+})
+
+test('few ports that hold the whole table share it with those that come later, zones first', () => {
+  const crowd = new Crowd()
+  for (const owner of [1, 2, 3, 4]) assert.equal(crowd.establish(owner, 0, 64), 0)
+  assert.equal(crowd.establish(5, 1, 20), 0)
+  assert.equal(crowd.count(5, WORTH_KEPT), 20)
+  for (const owner of [1, 2, 3, 4]) assert.equal(crowd.count(owner, WORTH_KEPT), 59, `port ${owner}`)
+  // who has most is known but for a 64th
+  const isNear = (count: number, expected: number): void => assert.ok(Math.abs(count - expected) <= 3, `${count}`)
+  assert.ok(crowd.establish(5, 1, 200) > 0)
+  isNear(crowd.table.heldIn(1), CAPACITY / 2)
+  assert.ok(crowd.establish(6, 1, 100) > 0)
+  isNear(crowd.table.heldIn(1), CAPACITY / 2)
+  isNear(crowd.count(5, WORTH_KEPT), CAPACITY / 4)
+  isNear(crowd.count(6, WORTH_KEPT), CAPACITY / 4)
+  assert.equal(crowd.make(6, 1, 1000), 1000, 'a flood gets no more by being one')
+  const before = crowd.arena.header[HEADER_CONNECTIONS_USED] - crowd.count(7, WORTH_UNPROVEN)
+  assert.equal(crowd.make(7, 1, 1000), 0)
+  assert.equal(crowd.count(7, WORTH_UNPROVEN), 1, 'and costs one place')
+  assert.equal(crowd.arena.header[HEADER_CONNECTIONS_USED] - 1, before - 1)
+  assert.equal(crowd.arena.header[HEADER_CONNECTIONS_USED], CAPACITY)
+})
+
+test("a zone's limit is shared by its ports; the least lately seen goes first", () => {
+  const crowd = new Crowd()
+  crowd.limit(0, 60, 60)
+  crowd.establish(1, 0, 60)
+  const { words } = crowd.table
+  const lively = entriesOf(words)[0]
+  crowd.table.seeAgain(lively << 1, 100, 1000)
+  assert.equal(crowd.establish(2, 0, 40), 10)
+  assert.deepEqual([crowd.count(1, WORTH_KEPT), crowd.count(2, WORTH_KEPT)], [30, 30])
+  assert.equal(words[lively * CONN_WORDS + CONN_OWNER], 1)
+  assert.notEqual(words[lively * CONN_WORDS + CONN_STATUS] & STATUS_LIVE, 0)
+  assert.equal(crowd.establish(3, 1, 100), 0, 'another zone has its own')
 })
 
 test('limits that are lowered are reached, and a limit of none refuses all', () => {

@@ -8,6 +8,7 @@ import {
   ETHERTYPE,
   HEADER_ICMP_LIMITED,
   HEADER_ICMP_SENT,
+  INGRESS,
   LENGTH,
   MAC_HIGH,
   OFFLOAD,
@@ -18,7 +19,7 @@ import { Headers } from '../../../src/dataplane/router/headers.js'
 import * as icmpError from '../../../src/dataplane/router/icmp-error.js'
 import { Bench, type Packet, build, hex, randomBelow, randomPacket } from './packet-builder.js'
 
-const { IcmpErrors } = icmpError
+const { IcmpErrors, PORT_PER_SECOND } = icmpError
 const OWN4: [number, number, number, number] = [0x0a000001, 0, 0, 0]
 const OWN6: [number, number, number, number] = [0xfd000001 | 0, 0, 0, 1]
 const A4 = [0x0a000005]
@@ -31,7 +32,7 @@ const bytesOf = (length: number): number[] => Array.from({ length }, (_, i) => (
 
 class Router {
   readonly bench = new Bench()
-  readonly errors = new IcmpErrors(this.bench.arena, this.bench.pool)
+  readonly errors = new IcmpErrors(this.bench.arena, this.bench.pool, 64)
   readonly h = new Headers()
   readonly free = this.bench.pool.free()
   now = 0
@@ -284,6 +285,30 @@ test('10 a second and destination, 100 a second and zone; counted both ways', ()
   assert.equal(shower(511, 7, 1, 1), 1)
   assert.equal(arena.header[HEADER_ICMP_SENT], 10 + 10 + 100 + 75 + 1)
   assert.equal(arena.header[HEADER_ICMP_LIMITED], 40 + 50 + 40 + 150 + 250)
+})
+
+test('a port that has spent the second of its zone leaves the others a share each', () => {
+  const { bench, errors, h } = new Router()
+  const { pool } = bench
+  const shower = (port: number, hosts: number, each: number): number => {
+    let sent = 0
+    for (let host = 0; host < hosts; host++) {
+      const packet = bench.put(build(six({ source: [0xfd000000 | 0, port, 0, host] })))
+      pool.records[(packet << RECORD_SHIFT) + INGRESS] = port
+      h.parse(pool, packet)
+      for (let i = 0; i < each; i++) {
+        const made = errors.unreachable(h, 0, 1, 5, ...OWN6)
+        if (made >= 0) sent++
+        if (made >= 0) pool.release(made)
+      }
+      pool.release(packet)
+    }
+    return sent
+  }
+  assert.equal(shower(1, 20, 10), 100)
+  assert.equal(shower(1, 1, 10), 0)
+  assert.equal(shower(2, 20, 3), PORT_PER_SECOND)
+  assert.equal(shower(3, 20, 3), PORT_PER_SECOND)
 })
 
 test('an empty pool is no error', () => {

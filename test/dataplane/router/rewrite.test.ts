@@ -14,7 +14,7 @@ import { VECTORS } from './rewrite-vectors.js'
 const bench = new Bench()
 const { pool } = bench
 const rewrite = new Rewrite(pool)
-const errors = new IcmpErrors(bench.arena, pool)
+const errors = new IcmpErrors(bench.arena, pool, 64)
 const h = new Headers()
 const quoted = new Headers()
 
